@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import itertools
 import struct
@@ -24,6 +25,7 @@ from firstsight.data.images import (
     decode_image_fast,
     decode_rgb,
     has_image_signature,
+    looks_like_base64,
     open_image,
     perceptual_hash,
 )
@@ -347,3 +349,40 @@ def test_hash_depends_on_pixels_not_on_encoding() -> None:
     )
     red, blue = (perceptual_hash(encode(Image.new("RGB", (8, 8), color))) for color in ("red", "blue"))
     assert red == blue, "single colors have equal hashes"
+
+
+ORIENTATIONS = {
+    "BYTE": (1, 1, lambda number, order: bytes([number, 0, 0, 0])),
+    "ASCII": (2, 2, lambda number, order: f"{number}\0".encode().ljust(4, b"\0")),
+    "SHORT": (3, 1, lambda number, order: struct.pack(f"{order}HH", number, 0)),
+    "two SHORTs": (3, 2, lambda number, order: struct.pack(f"{order}HH", number, number)),
+    "LONG": (4, 1, lambda number, order: struct.pack(f"{order}I", number)),
+    "UNDEFINED": (7, 1, lambda number, order: bytes([number, 0, 0, 0])),
+}
+
+
+@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", ORIENTATIONS)
+def test_orientation_of_any_type_is_read(kind: str, order: str, number: int) -> None:
+    """As ImageOps.exif_transpose turns the image for the standard type, SHORT; 0 and 9 say nothing."""
+    code, count, value = ORIENTATIONS[kind]
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8)
+    entry = struct.pack(f"{order}HHHI", 1, 0x0112, code, count) + value(number, order)
+    exif = b"Exif\0\0" + head + entry + bytes(4)
+    image = photo(40, 24)
+    standard = Image.Exif()
+    standard[0x0112] = number
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encode(image, exif=standard))))
+    assert np.array_equal(np.asarray(decode_rgb(encode(image, exif=exif))), np.asarray(upright))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP"])
+def test_base64_is_told_from_names(form: str) -> None:
+    text = base64.b64encode(encode(photo(24, 16), form)).decode()
+    assert looks_like_base64(text)
+    assert looks_like_base64(f"data:image/png;base64,{text}")
+    with pytest.raises(RecordError, match="but base64"):
+        open_image(text.encode())
+    for name in ("R0lGOD.jpg", "a/b.png", "9j/x.jpg", "/9j/a.jpg", "coco/train2017/000000000009.jpg", "x" * 100):
+        assert not looks_like_base64(name)

@@ -4,12 +4,14 @@ import pytest
 
 from firstsight.data.records import (
     ImageLocation,
+    Notices,
     RecordError,
     join_interleaved,
     parse_caption,
     parse_document,
     parse_llava_dialogue,
     parse_token_ids,
+    strip_image_placeholder,
 )
 
 LOCATION = ImageLocation(shard="images.tar", offset=512, size=9, hash=0)
@@ -104,3 +106,38 @@ def test_adjacent_texts_are_joined_and_empty_ones_left_out() -> None:
     for parts, reason in (([LOCATION], "empty text"), (["a"], "no image"), ([], "empty text")):
         with pytest.raises(RecordError, match=reason):
             join_interleaved(parts, record_id="f", separator="")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<image>\r\nwhat", "what"), ("<image> what", "what"), ("what \t<image>", "what"), (" <image>\n\nwhat", "what"),
+        ("a <image> b", "a b"), ("a\n\n<image>\nb", "a\n\nb"), ("a<image>b", "ab"), ("a\r\n<image> b", "a\r\nb"),
+        ("  what ", "  what "),
+    ],
+)  # fmt: skip
+def test_white_space_next_to_a_placeholder_is_removed(text: str, expected: str) -> None:
+    assert strip_image_placeholder(text) == expected
+
+
+def test_byte_order_marks_are_not_part_of_texts() -> None:
+    assert parse_document({"text": "\ufeffa b", "loss": [[0, 2], [3, 4]]}, default_id="f").loss == ((0, 1), (2, 3))
+    assert parse_caption(" \ufeffa dog\ufeff ") == "a dog"
+    for blank in ("\ufeff", "\u200b", " \u2060\n\u00ad", "\u3164"):
+        with pytest.raises(RecordError, match="empty caption"):
+            parse_caption(blank)
+    assert parse_caption("\u200bx") == "\u200bx"
+
+
+def test_details_are_shortened() -> None:
+    assert len(RecordError("unsafe path", "x" * 100_000).detail) < 320
+
+
+def test_notices_count_by_reason_up_to_a_limit() -> None:
+    notices = Notices({"a": (2, "first")})
+    notices.add("a", "second", 3)
+    assert notices.entries == {"a": (5, "first")}
+    for number in range(1_000):
+        notices.add(f"ending .{number}", "f")
+    assert len(notices.entries) == 101
+    assert sum(count for count, _ in notices.entries.values()) == 1_005

@@ -189,3 +189,20 @@ def test_many_names_cost_little_memory(tmp_path: Path) -> None:
     assert used < 500 * count
     assert images.missing_names(str(n) for n in range(count)) == ()
     images.close()
+
+
+@pytest.mark.parametrize("store", ["images", "images.tar"])
+def test_files_of_macos_are_no_images(tmp_path: Path, store: str) -> None:
+    names = {"COCO_val2014_000000000042.jpg": b"a", "._COCO_val2014_000000000042.jpg": b"b", ".cache/42.jpg": b"c",
+             "__MACOSX/._42.jpg": b"d"}  # fmt: skip
+    if store == "images":
+        _write_files(tmp_path / store, names)
+    else:
+        write_tar(tmp_path / store, names)
+    assert BenchmarkImages(tmp_path).read("42") == b"a"
+
+
+def test_an_archive_beside_the_tasks_is_named(tmp_path: Path) -> None:
+    (tmp_path / "images.zip").write_bytes(b"")
+    with pytest.raises(DataError, match=r"Got images\.zip, which is not read\. Unpack it"):
+        BenchmarkImages(tmp_path)

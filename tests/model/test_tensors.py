@@ -165,3 +165,21 @@ def test_all_finite_values_are_written(tmp_path: Path, dtype: torch.dtype) -> No
     tensors = {"weight": torch.tensor(values, dtype=dtype), "empty": torch.empty(0, dtype=dtype)}
     write_tensors(tmp_path, tensors)
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in read_tensors(tmp_path).items())
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.module.", ""])
+@pytest.mark.parametrize("inside", ["layers.0.", "layers.0._orig_mod.", "layers._checkpoint_wrapped_module.0."])
+def test_public_tensors_are_called_without_prefixes_of_wrappers(tmp_path: Path, prefix: str, inside: str) -> None:
+    weight = torch.arange(6.0).view(2, 3)
+    save_file({f"{prefix}{inside}weight": weight, f"{prefix}submodule.bias": weight[0]}, tmp_path / "model.safetensors")
+    stored = StoredTensors(tmp_path, is_public=True)
+    assert set(stored) == {"layers.0.weight", "submodule.bias"}
+    assert torch.equal(stored["layers.0.weight"], weight)
+    assert (stored.shape("submodule.bias"), stored.dtype("submodule.bias")) == (torch.Size([3]), torch.float32)
+    assert set(StoredTensors(tmp_path)) == {f"{prefix}{inside}weight", f"{prefix}submodule.bias"}
+
+
+def test_a_tensor_with_and_without_a_prefix_is_an_error(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1), "module.a": torch.ones(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="wanted each tensor once"):
+        StoredTensors(tmp_path, is_public=True)

@@ -70,3 +70,15 @@ def test_a_folder_without_images_and_texts_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"Got none \(1 x \.zip\)"):
         collect_eval_sets([tmp_path])
+
+
+def test_files_that_are_no_data_are_counted_and_all_frames_are_read(tmp_path: Path) -> None:
+    _write = zstandard.ZstdCompressor().compress
+    (tmp_path / "a.jsonl.zst").write_bytes(_write(b'{"q": "w1 w2"}\n') + _write(b'{"q": "w3 w4"}\n'))
+    (tmp_path / "._a.png").write_bytes(b"x")
+    with tarfile.open(tmp_path / "i.tar", "w") as tar:
+        add(tar, "._0.png", b"x")
+        add(tar, "0.PNG", picture((1, 2, 3)))
+    sets = collect_eval_sets([tmp_path])
+    assert (len(sets.images), len(sets.texts), sets.broken_items) == (1, 2, [])
+    assert sets.unread == {"macOS file": 1, "tar member: macOS file": 1}

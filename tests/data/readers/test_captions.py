@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from firstsight.data.readers import list_shards
+from firstsight.data.readers import RecordReader, list_shards
 from firstsight.data.records import ImageText, RejectedRecord
 from firstsight.errors import DataError
 from firstsight.units import Share
@@ -19,6 +19,7 @@ from ..conftest import Workshop, add, picture
 from .reading import (
     RED_IMAGE,
     captioned_members,
+    external,
     read_all,
     read_shards,
     recaptioned,
@@ -279,3 +280,70 @@ def test_real_tars(shared: Path, folder: str, count: int) -> None:
                     text = tar.extractfile(name)
                     assert text is not None
                     assert captions[name.removesuffix(".txt")] == text.read().decode().strip()
+
+
+def captions_and_notices(folder: Path) -> tuple[list[object], dict[str, int]]:
+    [shard] = list_shards(source_at(folder), "captions")
+    records = RecordReader(source_at(folder), "captions", source=external("captions")).read(shard)
+    return list(records), {reason: count for reason, (count, _) in records.notices.entries.items()}
+
+
+def test_members_that_are_no_samples_are_counted_and_webdataset_reads_the_same(tmp_path: Path) -> None:
+    members = [
+        *[("./__readme__.txt", b"r"), ("./.DS_Store", b"d"), ("__MACOSX/._0.jpg", b"x"), ("./LICENSE", b"l")],
+        *[(f"./{prefix}{n}.{ending}", RED_IMAGE if ending == "jpg" else b"w") for n in range(4)
+          for ending in ("jpg", "txt") for prefix in ("._", "")],
+        *[("./README.md", b"r"), ("./license.jpg", RED_IMAGE), ("./license.txt", b"a licence"), ("./license.cls", b"1")],
+    ]  # fmt: skip
+    write_tar(tmp_path / "a.tar", members)
+    records, notices = captions_and_notices(tmp_path)
+    samples = webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False)
+    expected = [sample["__key__"].removeprefix("./") for sample in samples if "jpg" in sample]
+    assert [record.id for record in records] == [key for key in expected if "__MACOSX" not in key]
+    assert notices == {
+        "tar member: metadata file": 1, "tar member: macOS file": 10, "tar member: no ending": 1,
+        "tar member: documentation": 1, "tar member: .cls of a sample": 1,
+    }  # fmt: skip
+
+
+def test_samples_with_dots_in_their_names_are_rejected_one_by_one(tmp_path: Path) -> None:
+    dotted = [
+        (f"s.{n}.{ending}", RED_IMAGE if ending == "jpg" else b"w") for n in range(9) for ending in ("jpg", "txt")
+    ]
+    images = [(f"t.{n}.png", RED_IMAGE) for n in range(3)]
+    texts = [(f"u.{n}.txt", b"w") for n in range(2)]
+    whole = [("s.jpg", RED_IMAGE), ("s.txt", b"w"), ("s.mask.png", RED_IMAGE)]
+    odd = [("v.input.jpg", RED_IMAGE), ("v.output.txt", b"w")]
+    write_tar(tmp_path / "a.tar", [*dotted, *whole, *images, *texts, *odd])
+    records, notices = captions_and_notices(tmp_path)
+    assert [reason for _, reason in rejected(records)] == ["dots in key"] * 14 + ["no image"]
+    assert [record.id for record in valid(records)] == ["s"]
+    assert notices["tar member: .mask.png of a sample"] == 1
+
+
+@pytest.mark.parametrize("second", ["png", "jpeg", "webp", "gif", "JPG"])
+def test_two_images_of_one_key_are_rejected(tmp_path: Path, second: str) -> None:
+    write_tar(tmp_path / "a.tar", [("1.jpg", RED_IMAGE), (f"1.{second}", RED_IMAGE), ("1.txt", b"w")])
+    reason = "duplicate key" if second == "JPG" else "several images"
+    assert rejection_reasons(tmp_path, "captions") == [reason]
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "JPG", "Png"])
+def test_images_of_every_ending_are_read(tmp_path: Path, ending: str) -> None:
+    write_tar(tmp_path / "a.TAR", [(f"1.{ending}", RED_IMAGE), ("1.TXT", b"\xef\xbb\xbfw")])
+    [record] = read_all(source_at(tmp_path), "captions")
+    assert isinstance(record, ImageText)
+    assert record.caption == "w"
+
+
+def test_marks_in_json_members_and_captions(tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    members = [("1.png", RED_IMAGE), ("1.json", mark + b'{"caption": "w"}'), ("2.png", RED_IMAGE), ("2.txt", mark)]
+    write_tar(tmp_path / "a.tar", [*members, ("3.png", RED_IMAGE), ("3.txt", "\u200b".encode())])
+    records = read_all(source_at(tmp_path), "captions")
+    assert [record.caption for record in valid(records)] == ["w"]
+    assert [reason for _, reason in rejected(records)] == ["empty caption"] * 2
+    write_tar(tmp_path / "a.tar", [("1.png", RED_IMAGE), ("1.syn.json", mark + syn("s"))])
+    [record] = read_all(source_at(tmp_path), "captions", recaptioned(Share(1)))
+    assert isinstance(record, ImageText)
+    assert record.caption == "s"

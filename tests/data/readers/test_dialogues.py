@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
+from firstsight.data.readers import RecordReader, list_shards
+from firstsight.data.readers.fields import IMAGE_KEYS
 from firstsight.data.records import Dialogue
 
 from ..conftest import picture
-from .reading import RED_IMAGE, llava_row, read_all, read_shards, rejected, source_at, to_jsonl, valid
+from .reading import RED_IMAGE, external, llava_row, read_all, read_shards, rejected, source_at, to_jsonl, valid
 
 
 def test_llava_records_and_single_questions_in_lines(tmp_path: Path) -> None:
@@ -95,3 +98,65 @@ def test_real_prompts_and_responses(shared: Path) -> None:
     assert all(len(record.turns) == 2 and record.image is None for record in valid(records))
     choices = read_all(source_at(shared / "instruct_samples" / "finetune_example_train.jsonl"), "dialogues")
     assert [reason for _, reason in rejected(choices)] == ["field missing"] * 100
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+@pytest.mark.parametrize("key", IMAGE_KEYS)
+@pytest.mark.parametrize("placeholder", ["", "<image>\n", "<image>\r\n", "<image> "])
+def test_images_under_every_key_are_shown(tmp_path: Path, ending: str, key: str, placeholder: str) -> None:
+    (tmp_path / "a.png").write_bytes(RED_IMAGE)
+    turns = [{"role": "user", "content": f"{placeholder}w1 ?"}, {"role": "assistant", "content": "w2"}]
+    rows = [{"messages": turns, key: value} for value in ("a.png", ["a.png"], {"path": "a.png"})]
+    (tmp_path / f"a.{ending}").write_bytes(json.dumps(rows).encode() if ending == "json" else to_jsonl(rows))
+    records = [record for record in read_all(source_at(tmp_path), "dialogues") if isinstance(record, Dialogue)]
+    assert [(record.turns, record.image is not None) for record in records] == [(("w1 ?", "w2"), True)] * 3
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "image": "a.png"}, {"type": "image", "path": "a.png"}, {"type": "image", "url": "a.png"},
+        {"type": "image_url", "image_url": {"url": "a.png"}}, {"type": "image_url", "image_url": "a.png"},
+        {"type": "input_image", "image_url": "a.png"}, {"image": "a.png"},
+    ],
+)  # fmt: skip
+def test_images_in_parts_of_a_turn_are_shown(tmp_path: Path, part: dict[str, object]) -> None:
+    (tmp_path / "a.png").write_bytes(RED_IMAGE)
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "w2"}]}
+    for content in ([part, {"type": "text", "text": "w1 ?"}], [part, "w1 ?"]):
+        for extra in ({}, {"images": ["a.png"]}):
+            rows = [{"messages": [{"role": "user", "content": content}, answer], **extra}]
+            (tmp_path / "a.jsonl").write_bytes(to_jsonl(rows))
+            [record] = read_all(source_at(tmp_path), "dialogues")
+            assert isinstance(record, Dialogue)
+            assert (record.turns, record.image is not None) == (("w1 ?", "w2"), True)
+
+
+def test_records_that_would_lose_an_image_or_a_video_are_rejected(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(RED_IMAGE)
+    base64_image = base64.b64encode(RED_IMAGE * 3).decode()
+    user, answer = {"role": "user", "images": ["a.png"], "content": "w1"}, {"role": "assistant", "content": "w2"}
+    rows = [
+        llava_row(0, video="0.mp4"), llava_row(1, audio=["x.wav"]), llava_row(2, my_file="a.png"),
+        llava_row(3, image="a.png", img="b.png"), llava_row(4, images=["a.png", "b.png"]),
+        llava_row(5, image=base64_image),
+        {"conversations": [{"from": "human", "value": "<video>\nq"}, {"from": "gpt", "value": "a"}]},
+        {"messages": [{**user, "images": ["b.png"]}, answer], "image": "a.png"},
+        {"messages": [{"role": "user", "content": [{"type": "video", "video": "x"}]}, answer]},
+    ]  # fmt: skip
+    fine = [{"messages": [user, answer]}, llava_row(6, video=None, audio="")]
+    (tmp_path / "a.jsonl").write_bytes(to_jsonl([*rows, *fine]))
+    records = read_all(source_at(tmp_path), "dialogues")
+    assert [reason for _, reason in rejected(records)] == [
+        "video or audio", "video or audio", "no image", "several images", "several images", "not an image",
+        "video or audio", "several images", "video or audio",
+    ]  # fmt: skip
+    assert [record.image is not None for record in valid(records)] == [True, False]
+
+
+def test_keys_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(to_jsonl([llava_row(0, system="s"), llava_row(1, system="s", score=1)]))
+    [shard] = list_shards(source_at(tmp_path), "dialogues")
+    records = RecordReader(source_at(tmp_path), "dialogues", source=external("dialogues")).read(shard)
+    assert len(list(records)) == 2
+    assert records.notices.entries == {"key system": (2, "a.jsonl, line 1"), "key score": (1, "a.jsonl, line 2")}

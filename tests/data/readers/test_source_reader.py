@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections import Counter
 from fractions import Fraction
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firstsight.data.readers import RecordReader, list_shards, locate_source
+from firstsight.data.readers import RecordReader, list_shards, list_source, locate_source
 from firstsight.data.readers.source_reader import choose_caption
 from firstsight.errors import DataError, RequestError
 from firstsight.recipe.mixture import Recaptioned, SyntheticTexts, SyntheticWorld
@@ -165,3 +166,41 @@ def test_real_manifest_with_missing_shards(shared: Path) -> None:
     assert len(list_shards(source_at(folder), "captions")) == 6
     with pytest.raises(DataError, match=r"names 16 shards\. Got none of shard-0006\.tar, .* \(10 missing\)"):
         list_shards(source_at(folder / "manifest.jsonl"), "captions")
+
+
+def test_every_file_is_a_shard_or_counted_with_a_reason(tmp_path: Path) -> None:
+    write_texts(
+        tmp_path, "a.jsonl", "b.json.gz", ".x.jsonl", "._a.jsonl", ".git/c.jsonl", ".git/d", "f/__MACOSX/a.jsonl"
+    )
+    write_texts(
+        tmp_path, "part.txt", "README.md", "old.tgz", "t.csv", "dataset_info.json", "stats.json", "0_stats.json"
+    )
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(b'{"text": "1"}'))
+    listing = list_source(source_at(tmp_path), "text")
+    assert [shard.name for shard in listing.shards] == ["a.jsonl", "b.json.gz"]
+    assert listing.notices.entries == {
+        "hidden file": (2, ".git/"), "macOS file": (2, "._a.jsonl"), "documentation": (1, "README.md"),
+        "metadata _stats.json of img2dataset": (1, "0_stats.json"),
+        "metadata dataset_info.json": (1, "dataset_info.json"),
+        "archive .tgz: unpack it": (1, "old.tgz"), "ending .txt": (1, "part.txt"), "ending .csv": (1, "t.csv"),
+        "one JSON object, no list or lines": (1, "stats.json"),
+    }  # fmt: skip
+
+
+def test_images_of_dialogues_are_no_unread_files_and_other_splits_are(tmp_path: Path) -> None:
+    write_tar(tmp_path / "images.tar", captioned_members(1))
+    for name in ("train/a.jsonl", "val/a.jsonl", "x/0.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b'{"question": "q", "answer": "a"}')
+    listing = list_source(source_at(tmp_path, split="train"), "dialogues")
+    assert listing.notices.entries == {"split validation": (1, "val/a.jsonl")}
+    (tmp_path / "other").mkdir()
+    listing = list_source(source_at(tmp_path, split="train", pictures=str(tmp_path / "other")), "dialogues")
+    assert listing.notices.entries["ending .tar"] == (1, "images.tar")
+    assert list_source(source_at(tmp_path / "train"), "dialogues").notices.entries == {}
+
+
+def test_a_folder_of_archives_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"Got no such file, but 1 x archive \.tar\.gz: unpack it \(a\.tar\.gz\)"):
+        list_source(source_at(tmp_path), "captions")

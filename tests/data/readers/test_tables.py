@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
+from firstsight.data.image_reader import open_image_table
 from firstsight.data.readers import list_shards
-from firstsight.data.records import Dialogue, ImageText
+from firstsight.data.readers.fields import single_image
+from firstsight.data.records import Dialogue, ImageText, RejectedRecord
 from firstsight.errors import DataError
 from firstsight.recipe.mixture import Recaptioned
 from firstsight.units import Share
@@ -166,3 +170,69 @@ def test_truncated_arrow_file_is_an_error(tmp_path: Path) -> None:
         file.write_bytes(data)
         with pytest.raises(DataError, match="not a table, or truncated"):
             read_all(source_at(tmp_path / "disk"), "text")
+
+
+def write_table(file: Path, table: pa.Table) -> None:
+    """In the format of a name: parquet, an Arrow stream or file, feather."""
+    if file.suffix.lower() == ".parquet":
+        pq.write_table(table, file)
+    elif file.suffix.lower() == ".feather":
+        feather.write_feather(table, str(file))
+    else:
+        new = pa.ipc.new_file if file.stem == "file" else pa.ipc.new_stream
+        with new(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=3)
+
+
+@pytest.mark.parametrize("name", ["a.PARQUET", "stream.arrow", "file.ARROW", "a.feather"])
+@pytest.mark.parametrize("kind", ["binary", "list<uint8>", "list<int64>", "struct of a list"])
+def test_tables_of_all_formats_and_kinds_of_bytes(tmp_path: Path, name: str, kind: str) -> None:
+    """8 rows, and the images' bytes are those that were written."""
+    images = [picture((n, 0, 0)) for n in range(8)]
+    types = {"binary": pa.binary(), "list<uint8>": pa.list_(pa.uint8()), "list<int64>": pa.list_(pa.int64())}
+    cells: Any = images if kind == "binary" else [list(image) for image in images]
+    if kind == "struct of a list":
+        cells = [{"bytes": cell, "path": None} for cell in cells]
+    column = pa.array(cells, types.get(kind))
+    write_table(tmp_path / name, pa.table({"image": column, "text": [f"w{n}" for n in range(8)]}))
+    records = read_all(source_at(tmp_path), "captions")
+    assert rejected(records) == []
+    locations = [record.image for record in records if isinstance(record, ImageText)]
+    table = open_image_table(pa.memory_map(str(tmp_path / name)), name)
+    stored = [table.column(table.group_of(at.offset), "image")[at.offset - table.starts[table.group_of(at.offset)]]
+              for at in locations]  # fmt: skip
+    assert [single_image(cell.as_py()) for cell in stored] == images
+    assert [at.size for at in locations] == list(map(len, images))
+
+
+def test_base64_in_a_table_is_refused_in_a_short_line(tmp_path: Path) -> None:
+    text = base64.b64encode(picture((1, 2, 3), side=64)).decode()
+    for cells in ([text], [text.encode()], [f"data:image/png;base64,{text}"]):
+        write_table(tmp_path / "a.parquet", pa.table({"image": cells, "text": ["w"]}))
+        [record] = read_all(source_at(tmp_path), "captions")
+        assert isinstance(record, RejectedRecord)
+        assert record.reason == "not an image"
+        assert "base64" in record.detail
+        assert len(record.detail) < 200
+
+
+def test_two_columns_of_images_are_rejected_where_both_have_one(tmp_path: Path) -> None:
+    red, blue = picture((255, 0, 0)), picture((0, 0, 255))
+    columns = {"png": [red, None, red, None], "jpg": [blue, blue, red, None], "text": ["w"] * 4, "url": ["u"] * 4}
+    write_table(tmp_path / "a.parquet", pa.table(columns))
+    records = read_all(source_at(tmp_path), "captions")
+    assert rejected(records) == [("row 0", "several images"), ("row 3", "no image")]
+    assert [record.image.shard for record in valid(records)] == ["a.parquet#jpg", "a.parquet#jpg"]
+    chosen = read_all(source_at(tmp_path, columns={"picture": "png"}), "captions")
+    assert len(valid(chosen)) == 2
+
+
+def test_dialogues_of_a_table_do_not_lose_images_or_videos(tmp_path: Path) -> None:
+    turns = {"question": ["q", "q"], "answer": ["a", "a"]}
+    write_table(tmp_path / "a.parquet", pa.table({**turns, "video": [None, b"v"], "image_id": ["7", "x.jpg"]}))
+    assert [reason for _, reason in rejected(read_all(source_at(tmp_path), "dialogues"))] == ["video or audio"]
+    write_table(tmp_path / "a.parquet", pa.table({**turns, "image_id": ["7", "x.jpg"]}))
+    assert rejected(read_all(source_at(tmp_path), "dialogues")) == [("row 1", "no image")]
+    write_table(tmp_path / "a.parquet", pa.table({**turns, "frame": [b"x", b"y"]}))
+    with pytest.raises(DataError, match=r"Got bytes in frame, not read.*columns = \{picture = 'frame'\}"):
+        read_all(source_at(tmp_path), "dialogues")

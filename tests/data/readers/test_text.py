@@ -10,12 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
+from firstsight.data.readers import RecordReader, list_shards
 from firstsight.data.records import Document, TokenizedChunk
 from firstsight.errors import DataError
 
 from ..conftest import add
-from .reading import read_all, rejected, source_at, to_jsonl, valid
+from .reading import external, read_all, rejected, source_at, to_jsonl, valid
 
 
 def tar(folder: Path, files: dict[str, bytes]) -> Path:
@@ -160,3 +162,82 @@ def test_real_untokenized_members(shared: Path) -> None:
         content = packed.extractfile(valid(records)[-1].id.partition(":")[2] + ".json")
         assert content is not None
         assert valid(records)[-1].text == content.read().decode()
+
+
+MARK = b"\xef\xbb\xbf"
+COMPRESSIONS = {
+    "": lambda data: data,
+    ".gz": gzip.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+    ".zstd": zstandard.ZstdCompressor().compress,
+}
+
+
+@pytest.mark.parametrize("form", ["text", "dialogues"])
+@pytest.mark.parametrize("upper", [False, True])
+@pytest.mark.parametrize("mark", [b"", MARK])
+@pytest.mark.parametrize("codec", COMPRESSIONS)
+@pytest.mark.parametrize("ending", ["jsonl", "ndjson", "json", "list.json"])
+def test_json_of_all_endings_has_the_same_records(
+    tmp_path: Path, ending: str, codec: str, mark: bytes, upper: bool, form: str
+) -> None:
+    rows = [{"id": f"n{n}", "text": f"w{n}", "question": f"w{n}", "answer": "w"} for n in range(7)]
+    data = mark + (json.dumps(rows, indent=1).encode() if ending.startswith("list") else to_jsonl(rows))
+    name = f"a.{ending}{codec}"
+    (tmp_path / (name.upper() if upper else name)).write_bytes(COMPRESSIONS[codec](data))
+    records = read_all(source_at(tmp_path), form)
+    assert rejected(records) == []
+    assert [record.id for record in valid(records)] == [row["id"] for row in rows]
+
+
+def test_marks_at_every_place_of_text(tmp_path: Path) -> None:
+    lines = b"".join(MARK + line for line in to_jsonl([{"text": "a"}, {"text": "b"}]).splitlines(keepends=True))
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    tar(tmp_path, {"1.txt": MARK + b"c", "2.json": MARK + b'{"text": "d"}', "3.json.gz": gzip.compress(MARK + b'"e"')})
+    (tmp_path / "z.jsonl").write_bytes('{"text": "\ufefff"}\n'.encode() + "g".encode("utf-16"))
+    records = read_all(source_at(tmp_path), "text")
+    texts = sorted(record.text for record in records if isinstance(record, Document))
+    assert texts == ["a", "b", "c", "d", "e", "f"]
+    [refused] = [record for record in records if not isinstance(record, Document)]
+    assert refused.reason == "not UTF-8"
+    assert "UTF-16" in refused.detail
+
+
+def test_a_missing_text_is_refused_with_the_names_of_the_fields(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(to_jsonl([{"content": "x", "meta": {}}]))
+    [record] = read_all(source_at(tmp_path), "text")
+    assert record.detail == "no text among content, meta. Say columns = {text = ...} in the site file"
+    assert len(valid(read_all(source_at(tmp_path, columns={"text": "content"}), "text"))) == 1
+
+
+def test_members_that_are_no_texts_are_counted(tmp_path: Path) -> None:
+    members = {
+        "._1.json": b"\0",
+        "README.md": b"r",
+        "LICENSE": b"l",
+        "a/.DS_Store": b"",
+        "1.json": b'"w1"',
+        "a.1.txt": b"",
+    }
+    tar(tmp_path, members)
+    [shard] = list_shards(source_at(tmp_path), "text")
+    records = RecordReader(source_at(tmp_path), "text", source=external("text")).read(shard)
+    assert rejected(list(records)) == [("a.1.txt", "dots in key")]
+    assert {reason: count for reason, (count, _) in records.notices.entries.items()} == {
+        "tar member: macOS file": 2,
+        "tar member: documentation": 1,
+        "tar member: no ending": 1,
+    }
+
+
+@pytest.mark.parametrize("window_log", [27, 28])
+def test_zstandard_windows_above_the_decoders_are_named(tmp_path: Path, window_log: int) -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=window_log, enable_ldm=False, compression_level=1)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    data = compressor.compress(to_jsonl([{"text": "w1"}])) + compressor.flush()
+    (tmp_path / "a.jsonl.zst").write_bytes(data)
+    if window_log == 27:
+        assert len(read_all(source_at(tmp_path), "text")) == 1
+    else:
+        with pytest.raises(DataError, match=r"window of at most 128 MB.*Pack it again"):
+            read_all(source_at(tmp_path), "text")

@@ -1,0 +1,121 @@
+"""Small inputs after public bug reports against tools of this kind: what a user may expect of each."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from firstsight.data.readers import RecordReader, list_source
+from firstsight.data.records import Notices, Record, RejectedRecord
+from firstsight.errors import DataError
+from firstsight.recipe.mixture import External, ExternalForm
+from firstsight.site import Location
+from firstsight.units import Tokens
+from tests.conftest import SHARED
+
+CASES = SHARED.parent / "cases"
+pytestmark = [pytest.mark.shared, pytest.mark.skipif(not CASES.is_dir(), reason=f"no cases at {CASES}")]
+READ: list[tuple[str, str, ExternalForm, int, dict[str, int]]] = [
+    ("appledouble-in-tar", "caps", "captions", 12, {}),
+    ("arrow-file", "t", "captions", 8, {}),
+    ("base64-picture", "t", "captions", 0, {"not an image": 20}),
+    ("blank-after-mark", "l", "dialogues", 10, {}),
+    ("bom-caption-json", "c", "captions", 5, {}),
+    ("caption-txt-bom", "caps", "captions", 6, {"empty caption": 3}),
+    ("content-key", "l", "text", 0, {"field missing": 1}),
+    ("dots-in-names", "caps", "captions", 200, {"dots in key": 100}),
+    ("dots-only", "caps", "captions", 0, {"dots in key": 60}),
+    ("images-key-json", "l", "dialogues", 10, {}),
+    ("images-key-messages", "l", "dialogues", 10, {}),
+    ("images-key-placeholder", "l", "dialogues", 10, {}),
+    ("jsonl-bom", "text", "text", 150, {}),
+    ("mixed-endings", "l", "text", 90, {}),
+    ("ocrvqa-gif", "l", "dialogues", 6, {}),
+    ("parquet-list_uint8", "t", "captions", 8, {}),
+    ("png-large-text", "l", "captions", 5, {}),
+    ("stray-members", "caps", "captions", 120, {}),
+    ("two-pictures", "l", "captions", 0, {"several images": 5}),
+    ("upper-gz", "l", "text", 100, {}),
+    ("video-key", "l", "dialogues", 0, {"video or audio": 10}),
+]
+NOTICES = {
+    "appledouble-in-tar": {"tar member: macOS file": 24},
+    "mixed-endings": {"ending .txt": 1},
+    "ocrvqa-gif": {"image found with another ending": 6},
+    "stray-members": {"tar member: macOS file": 1, "tar member: metadata file": 1, "tar member: no ending": 1},
+}
+
+
+def read_case(case: str, folder: str, form: ExternalForm) -> tuple[list[Record | RejectedRecord], Notices]:
+    """All records of a case, and what was not read."""
+    location, site = Location(path=str(CASES / case / folder)), CASES / case / "site.toml"
+    if site.is_file():
+        pictures = tomllib.loads(site.read_text())["sources"][folder]["pictures"]
+        location = replace(location, pictures=str(CASES / case / pictures))
+    listing = list_source(location, form)
+    reader, notices = (
+        RecordReader(location, form, source=External(name="s", form=form, tokens=Tokens(0))),
+        listing.notices,
+    )
+    records: list[Record | RejectedRecord] = []
+    for shard in listing.shards:
+        shard_records = reader.read(shard)
+        records += shard_records
+        for reason, (count, first) in shard_records.notices.entries.items():
+            notices.add(reason, first, count)
+    return records, notices
+
+
+@pytest.mark.parametrize(("case", "folder", "form", "accepted", "reasons"), READ)
+def test_records_of_a_case(case: str, folder: str, form: ExternalForm, accepted: int, reasons: dict[str, int]) -> None:
+    records, notices = read_case(case, folder, form)
+    rejected = [record for record in records if isinstance(record, RejectedRecord)]
+    assert {reason: sum(r.reason == reason for r in rejected) for reason in reasons} == reasons
+    assert len(records) - len(rejected) == accepted
+    assert len(rejected) == sum(reasons.values())
+    assert {reason: count for reason, (count, _) in notices.entries.items()} == NOTICES.get(case, {})
+    assert all(len(record.detail) < 400 for record in rejected)
+    if form == "dialogues" and accepted:
+        accepted_records = [record for record in records if not isinstance(record, RejectedRecord)]
+        assert all(
+            record.image is not None and record.turns[0] == record.turns[0].strip() for record in accepted_records
+        )
+
+
+@pytest.mark.parametrize(
+    ("case", "folder", "form", "message"),
+    [
+        ("pictures-zip", "l", "dialogues", r"Got a \.zip archive, which is not read\. Unpack it"),
+        ("zstd-long-window", "text", "text", r"window of at most 128 MB.*Pack it again"),
+    ],
+)
+def test_what_cannot_be_read_is_named(case: str, folder: str, form: ExternalForm, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_case(case, folder, form)
+
+
+@pytest.mark.parametrize("case", ["import-module", "import-orig-mod"])
+def test_weights_with_prefixes_of_wrappers_are_imported(case: str, tmp_path: Path) -> None:
+    from firstsight.hub.import_ import ImportRequest, import_checkpoint
+
+    request = ImportRequest(
+        location=str(CASES / case), revision=None, tokenizer="", config_path=None, tokens_seen=Tokens(1)
+    )
+    result = import_checkpoint(request, tmp_path / "out", on_progress=lambda progress: None)
+    assert result.spec.parameters() == 32_928
+
+
+def test_images_of_a_benchmark_are_found_beside_files_of_macos_and_turned() -> None:
+    from PIL import Image
+
+    from firstsight.data.images import decode_rgb
+    from firstsight.evaluate.benchmark_images import BenchmarkImages
+
+    images = BenchmarkImages(CASES / "evaluate-appledouble" / "bench")
+    assert images.missing_names([str(number) for number in range(42, 48)], "vqav2") == ()
+    for file in sorted((CASES / "evaluate-exif-byte" / "bench" / "images").iterdir()):
+        width, height = Image.open(file).size
+        assert decode_rgb(file.read_bytes()).size == (height, width)
