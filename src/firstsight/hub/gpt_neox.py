@@ -80,7 +80,7 @@ def read_gpt_neox_weights(path: Path, config: Mapping[str, Any]) -> PublicWeight
     with prefix_errors(path):
         spec = gpt_neox_spec(config)
         check_architecture(config)
-    stored, shapes, names = StoredTensors(path), model_shapes(spec), gpt_neox_tensor_names(spec)
+    stored, shapes, names = StoredTensors(path, is_public=True), model_shapes(spec), gpt_neox_tensor_names(spec)
     actual = {name: value for name, value in shapes_and_dtypes(stored).items() if not BUFFERS.fullmatch(name)}
     check_tensors(path, {source: shapes[f"lm.{name}"] for name, source in names.items()}, actual)
     return PublicWeights(

@@ -293,7 +293,7 @@ def test_members_that_are_no_samples_are_counted_and_webdataset_reads_the_same(t
         *[("./__readme__.txt", b"r"), ("./.DS_Store", b"d"), ("__MACOSX/._0.jpg", b"x"), ("./LICENSE", b"l")],
         *[(f"./{prefix}{n}.{ending}", RED_IMAGE if ending == "jpg" else b"w") for n in range(4)
           for ending in ("jpg", "txt") for prefix in ("._", "")],
-        *[("./README.md", b"r"), ("./license.jpg", RED_IMAGE), ("./license.txt", b"a licence"), ("./license.cls", b"1")],
+        *[("./README.md", b"r"), ("./license.jpg", RED_IMAGE), ("./license.txt", b"l"), ("./license.cls", b"1")],
     ]  # fmt: skip
     write_tar(tmp_path / "a.tar", members)
     records, notices = captions_and_notices(tmp_path)
