@@ -214,7 +214,7 @@ def test_members_that_are_no_texts_are_counted(tmp_path: Path) -> None:
     members = {
         "._1.json": b"\0",
         "README.md": b"r",
-        "LICENSE": b"l",
+        "a/data": b"l",
         "a/.DS_Store": b"",
         "1.json": b'"w1"',
         "a.1.txt": b"",

@@ -33,7 +33,7 @@ FIELD_KEYS: Mapping[str, tuple[str, ...]] = {
 """Names that are tried for a field that the location does not map; any other field is called by its own name."""
 _MEDIA = re.compile(r"(?i)(video|audio|speech|sound|music|voice)s?([_-]?(path|file|name|filename|url|id|list)s?)?")
 _IMAGE_LIKE = re.compile(r"(?i)image|img|pic(ture)?s?(_|$)|photo")
-_MEDIA_PLACEHOLDER = re.compile(r"\s*<(video|audio|speech)>|<(video|audio|speech)>\s*$")
+_MEDIA_PLACEHOLDER = re.compile(r"\A\s*<(video|audio|speech)>|<(video|audio|speech)>\s*\Z")
 
 
 @lru_cache(maxsize=4096)
@@ -62,7 +62,7 @@ def check_media(row: Mapping[str, object]) -> None:
 
 def check_media_placeholders(questions: Collection[str]) -> None:
     """RecordError for a question that begins or ends with <video> or <audio>."""
-    if match := next(filter(None, map(_MEDIA_PLACEHOLDER.match, questions)), None):
+    if match := next(filter(None, map(_MEDIA_PLACEHOLDER.search, questions)), None):
         raise RecordError("video or audio", f"{match[0].strip()}: videos and audio are not read")
 
 
