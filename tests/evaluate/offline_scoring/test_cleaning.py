@@ -72,6 +72,7 @@ WRITTEN = [
     "<|begin_of_thought|>yes<|end_of_thought|>No",
     "<|channel|>analysis<|message|>yes<|end|><|start|>assistant<|channel|>final<|message|>No<|return|>",
     "Assistant: <think>yes</think> Answer: No</s>",
+    "<think>yes</think>\n\n**Answer: No**",
     # the prompt repeated
     "USER: <image>\nIs there a cat? ASSISTANT: No</s>",
     "A chat between a curious human and an artificial intelligence assistant. USER: Is there? ASSISTANT:No",

@@ -43,6 +43,8 @@ _FREE_NUMBER = re.compile(r"(?<![\w.])[+-]?(?:\d+\.?\d*|\.\d+)(?![\w.])", re.ASC
 _LOC_TOKEN = re.compile(r"<loc(\d{4})>")
 _LOC_BOX = re.compile(r"(?:<loc\d{4}>\s*){4}")
 """PaliGemma: top, left, bottom, right in 1,024 steps."""
+_FLORENCE_BOX = re.compile(r"\s*".join([r"<loc_(\d{1,3})>"] * 4))
+"""Florence-2: left, top, right, bottom in thousandths."""
 _SIGNED = r"([+-]?(?:\d+\.?\d*|\.\d+))"
 _COMMA = r"\s*,\s*"
 _SIGNED_LIST = re.compile(r"[\[(]?\s*" + _COMMA.join([_SIGNED] * 4) + r"\s*,?\s*[\])]?")
@@ -53,6 +55,15 @@ _LISTS = re.compile(
     rf"|\[\s*{_SIGNED}{_COMMA}{_SIGNED}\s*\](?:\s*,?\s*|\s+(?:to|and)\s+)\[\s*{_SIGNED}{_COMMA}{_SIGNED}\s*\]"
 )
 """A box in a sentence or in JSON: four numbers in brackets, or two corners."""
+_LABELLED = re.compile(
+    r"\W+".join(
+        rf"\b{axis}_?(?:{number}|{name})[\"'\s:=]+{_SIGNED}"
+        for number, name in ((1, "min"), (2, "max"))
+        for axis in ("x", "y")
+    ),
+    re.IGNORECASE,
+)
+"""Named edges: {"x1": 20, "y1": 30, "x2": 200, "y2": 190}, xmin=..."""
 _MAX_ANSWER_CHARS = 100_000
 """Longer answers are not searched for boxes."""
 _MIN_BOXES = 20
@@ -197,12 +208,16 @@ def _find_box(answer: str) -> _FileBox:
         top, left, bottom, right = map(float, _LOC_TOKEN.findall(match[0]))
         has_others = _LOC_BOX.search(answer, match.end()) is not None
         return _FileBox((left, top, right, bottom), "1,024ths", has_others=has_others)
+    if match := _FLORENCE_BOX.search(answer):
+        has_others = _FLORENCE_BOX.search(answer, match.end()) is not None
+        return _FileBox(tuple(map(float, match.groups())), "thousandths", has_others=has_others)
     if match := _SIGNED_LIST.fullmatch(answer.strip()):
         return _numbers_box(match.groups())
     notation = _THOUSANDTHS.search(answer)
     written = notation[1] or notation[2] or "" if notation else ""
     numbers = _FREE_NUMBER.findall(written)
-    match = _LISTS.search(written or answer) if len(numbers) != 4 else None
+    searched = written or answer
+    match = _LISTS.search(searched) or _LABELLED.search(searched) if len(numbers) != 4 else None
     if match is None and len(numbers) != 4:
         return _FileBox()
     box = _numbers_box(match.groups() if match else numbers)

@@ -203,7 +203,11 @@ def _without_tokens(text: str) -> str:
 
 def _without_label(text: str) -> str:
     label = _ROLE_LABEL.compiled.match(text)
-    return text[label.end() :] if label else text
+    if label is None:
+        return text
+    rest = text[label.end() :]
+    is_open = label[0].count("**") % 2 == 1  # **Answer: No**
+    return rest.rstrip().removesuffix("**") if is_open else rest
 
 
 REASONING, TAGS, PROMPTS, TURNS, TOKENS, LABELS = (
