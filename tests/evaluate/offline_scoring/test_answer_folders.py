@@ -93,6 +93,24 @@ def test_the_papers_harness_writes_its_answers_three_times(tmp_path: Path) -> No
     assert score("gqa", folder / "gqa-formatted-predictions.json", references).score == 0
 
 
+@pytest.mark.parametrize("folder", ["judged", "judged/0123456789ab"])
+def test_an_evaluation_of_firstsight(tmp_path: Path, folder: str) -> None:
+    """Its scores, its record and its raw answers have ids and texts of their own."""
+    rows = [
+        {"task": "vqav2", "blind": blind, "question_id": 100 + n, "answer": f"w{n}" if n < 6 else "no"}
+        for n in range(8)
+        for blind in (False, True)
+    ]
+    parent = tmp_path / folder
+    write_file(parent, "answers.jsonl", rows)
+    write_file(parent, "scores.json", {"format": 1, "tasks": {"vqav2": {"score": 0.75}}})
+    write_file(parent, "judged.json", {"benchmarks": "x"})
+    write_file(parent / "sheets", "vqav2-v2-bare.jsonl", [{"task": "vqav2"}, {"id": "100", "answer": "raw"}])
+    scored = score("vqav2", tmp_path / "judged", write_vqa(tmp_path / "vqav2"))
+    assert (scored.score, len(scored.joined_answers.unmatched)) == (0.75, 0)
+    assert any("3 files passed over, beside the answers.jsonl of an evaluation" in note for note in scored.notes)
+
+
 def test_a_summary_alone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     references = write_vqa(tmp_path / "vqav2")
     path = write_file(tmp_path / "logs", "results.json", SUMMARY)

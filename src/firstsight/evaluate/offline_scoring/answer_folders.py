@@ -29,6 +29,8 @@ _SAMPLE_PREFIXES = {
 """What the names of a task's samples begin with, where it is not the task's own name."""
 _COPIES = re.compile(r".*-formatted-predictions.*\.json")
 """The paper's harness writes its answers again for the official scripts, without punctuation."""
+_ANSWERS, _SCORES = "answers.jsonl", "scores.json"
+"""What `firstsight evaluate` writes; beside them are its raw answers and its record."""
 _MAX_NAMES = 3
 
 
@@ -76,6 +78,13 @@ def _folder_files(folder: Path, task: str, passed_over: PassedOver) -> list[Answ
     passed_over.add("hidden", *hidden)
     passed_over.add("no JSON, JSON lines or table", *others)
     names = _drop(names, {*hidden, *others})
+    evaluated = [name.removesuffix(_ANSWERS) for name in names if f"/{name}".endswith(f"/{_ANSWERS}")]
+    evaluated = [parent for parent in evaluated if f"{parent}{_SCORES}" in names]
+    beside = [
+        name for name in names if any(name.startswith(parent) and name != f"{parent}{_ANSWERS}" for parent in evaluated)
+    ]
+    passed_over.add(f"beside the {_ANSWERS} of an evaluation", *beside)
+    names = _drop(names, beside)
     copies = [name for name in names if _COPIES.fullmatch(Path(name).name)]
     if len(copies) < len(names):
         passed_over.add("copies of answers for official scripts", *copies)
