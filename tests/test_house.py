@@ -191,12 +191,13 @@ def test_importing_the_package_is_free() -> None:
 
 
 def test_plan_loads_no_torch_and_answers_at_once() -> None:
-    script = (
-        "import sys; from firstsight.cli.app import command; code = command(['plan', 'when', '--scale', '1b']);"
-        "print('heavy:', {'torch', 'numpy', 'transformers', 'polars'} & set(sys.modules)); sys.exit(code)"
-    )
-    assert _python("-c", script).splitlines()[-1] == "heavy: set()"
-    assert min(_seconds("-m", "firstsight", "plan", "when", "--scale", "1b") for _ in range(2)) < 1.0
+    for words in (["plan", "when", "--scale", "1b"], ["plan", "when", "--donor", "pythia-1.4b"], ["donors"]):
+        script = (
+            f"import sys; from firstsight.cli.app import command; code = command({words});"
+            "print('heavy:', {'torch', 'numpy', 'transformers', 'polars'} & set(sys.modules)); sys.exit(code)"
+        )
+        assert _python("-c", script).splitlines()[-1] == "heavy: set()"
+        assert min(_seconds("-m", "firstsight", *words) for _ in range(2)) < 1.0
 
 
 def _python(*words: str) -> str:
@@ -236,6 +237,7 @@ COMMANDS = (
     "score",
     "prepare",
     "data verify",
+    "donors",
     "import",
     "export",
     "doctor",

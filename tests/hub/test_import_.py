@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from firstsight.cli.app import command
 from firstsight.data import tokenizer
 from firstsight.errors import DataError, ModelError
+from firstsight.files import file_sha256
 from firstsight.hub import import_
 from firstsight.model import tensors as tensor_files
 from firstsight.model.checkpoint_io import load
@@ -299,3 +300,38 @@ def test_weights_that_are_not_finite_are_refused(source: Path, tmp_path: Path, v
     with pytest.raises(ModelError, match=r"model\.safetensors: wanted finite numbers in model\.norm\.weight\. Got NaN"):
         import_weights(source, tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
+
+
+@pytest.fixture
+def hub_cache(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The snapshot of `owner/tiny` at the revision step29000, in the layout of the hub's cache; no network."""
+    repository, commit = tmp_path / "hub" / "models--owner--tiny", "a" * 40
+    snapshot = repository / "snapshots" / commit
+    for folder in (snapshot, repository / "blobs", repository / "refs"):
+        folder.mkdir(parents=True)
+    (repository / "refs" / "step29000").write_text(commit)
+    for file in source.iterdir():
+        blob = repository / "blobs" / (file_sha256(file) if file.suffix == ".safetensors" else f"{file.name:0>40}")
+        blob.write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(Path("../../blobs") / blob.name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return snapshot
+
+
+def test_a_revision_in_the_hubs_cache_is_imported_with_its_commit_and_digests(hub_cache: Path, tmp_path: Path) -> None:
+    import_weights("owner/tiny", tmp_path / "out", revision="step29000")
+    record = json.loads((tmp_path / "out" / "imported.json").read_text())
+    assert (record["source"], record["revision"]) == ("owner/tiny", "a" * 40)
+    for file in hub_cache.glob("*.safetensors"):
+        assert record["files"][file.name] == file.resolve().name
+
+
+def test_a_damaged_file_of_the_hubs_cache_is_refused(hub_cache: Path, tmp_path: Path) -> None:
+    blob = next(hub_cache.glob("*.safetensors")).resolve()
+    body = bytearray(blob.read_bytes())
+    body[-1] ^= 1
+    blob.write_bytes(body)
+    with pytest.raises(ModelError, match="wanted the bytes with the hub's SHA-256"):
+        import_weights("owner/tiny", tmp_path / "out", revision="step29000")
+    assert not (tmp_path / "out").exists()

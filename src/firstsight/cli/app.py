@@ -20,7 +20,7 @@ from typer.exceptions import TyperException
 
 from firstsight import __version__
 from firstsight.cli import terminal
-from firstsight.cli.checkpoint import ask, export, import_weights, verify
+from firstsight.cli.checkpoint import ask, donors, export, import_weights, verify
 from firstsight.cli.evaluate import answers, evaluate
 from firstsight.cli.prepare import prepare
 from firstsight.cli.score import score
@@ -85,7 +85,8 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
         name, as_option = function.__name__.rstrip("_"), function in STUDY_OPTION_COMMANDS
         study = requested_study(arguments[1:], as_option=as_option) if arguments[:1] == [name] else None
         app.command(name)(with_study(function, study, as_option=as_option))
-    commands = {"prepare": prepare, "export": export, "import": import_weights, "score": score, "doctor": doctor}
+    commands = {"prepare": prepare, "donors": donors, "import": import_weights, "export": export, "score": score}
+    commands["doctor"] = doctor
     for name, function in commands.items():
         app.command(name)(function)
     data = typer.Typer(no_args_is_help=True, help="About prepared data and sample ledgers.")

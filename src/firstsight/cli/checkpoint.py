@@ -1,4 +1,4 @@
-"""The commands about checkpoints: ask, import, export, data verify."""
+"""The commands about checkpoints: ask, donors, import, export, data verify."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from firstsight.cli.study_options import RUNS, StoreOption
 from firstsight.cli.terminal import TerminalProgress
 from firstsight.errors import UnknownName
 from firstsight.plan.verification import check_stored_folder
+from firstsight.recipe.scales.donors import public_run, run_lines, run_table
 from firstsight.recipe.study import Study
 from firstsight.units import parse_tokens
 from firstsight.workspace.sources import as_request_error, current_site
+from firstsight.workspace.study_plan import align_table
 from firstsight.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -37,6 +39,17 @@ def ask(
     terminal.print_lines([Workspace(out).ask(study, checkpoint, image=image, question=question)])
 
 
+def donors(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run, for its details; default: all of them.")] = "",
+) -> None:
+    """Show public runs with checkpoints all along them, from which a study can branch in place of a trunk of its own.
+
+    With a name: its schedule, sources, how a study of it differs from the paper's, and the lines that import it.
+    Example: firstsight donors pythia-1.4b, then: firstsight plan when --donor pythia-1.4b
+    """
+    terminal.print_lines(run_lines(public_run(name)) if name else align_table(run_table()))
+
+
 def import_weights(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, an epoch_N.pt, or a hub name.")],
     *,
@@ -46,7 +59,7 @@ def import_weights(
     config: Annotated[Path | None, typer.Option(help="For OpenLM: its config (.json) or params.txt.")] = None,
     seen: Annotated[str, typer.Option(metavar="TOKENS", help="Training tokens (2.5T), if its files lack them.")] = "",
 ) -> None:
-    """Make a checkpoint folder from public weights: OpenLM and DCLM, the Llama family, or an earlier export.
+    """Make a checkpoint folder from public weights: OpenLM and DCLM, Pythia, the Llama family, OLMo, or an export.
 
     No code in the files is executed; weights are imported completely or not at all. Vision encoders (SigLIP, DINOv2) in
     transformers' layout need no import: the site file names their folder or hub name.

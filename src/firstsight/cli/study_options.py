@@ -27,7 +27,13 @@ RUNS = Path("runs")
 
 STUDY_ARGUMENT = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study, mine.py or mine.py:FUNCTION.")]
 STUDY_OPTION = Annotated[str, typer.Option("--study", metavar="STUDY", help="The study that contains the arms.")]
-SCALE_OPTION = Annotated[str, typer.Option("--scale", help=f"The size: {', '.join(SCALES)}.")]
+SCALE_OPTION = Annotated[
+    str | None, typer.Option("--scale", metavar="NAME", help=f"The size: {', '.join(SCALES)}; default: cpu.")
+]
+DONOR_OPTION = Annotated[
+    str | None,
+    typer.Option("--donor", metavar="RUN", help="Branch from this public run (firstsight donors), at its own size."),
+]
 SEEDS_OPTION = Annotated[int | None, typer.Option("--seeds", metavar="N", help="Seeds per arm; default: the scale's.")]
 AVERAGE_OPTION = Annotated[
     int, typer.Option("--average", metavar="K", help="Score the mean weights of each arm's last K checkpoints.")
@@ -36,7 +42,8 @@ LAST_OPTION = Annotated[
     int, typer.Option("--last", metavar="K", help="Also evaluate each of the last K checkpoints, for noise.")
 ]
 SHARED_OPTIONS: Mapping[str, tuple[object, object]] = {
-    "scale": (SCALE_OPTION, "cpu"),
+    "scale": (SCALE_OPTION, None),
+    "donor": (DONOR_OPTION, None),
     "seeds": (SEEDS_OPTION, None),
     "average": (AVERAGE_OPTION, 1),
     "last": (LAST_OPTION, 0),

@@ -6,6 +6,7 @@ and its relatives, or an export.
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.site import Progress, ProgressCallback
 from firstsight.units import Tokens
 
+CACHE_BLOB = re.compile("[0-9a-f]{64}")
 VISION_MODEL_TYPES = ("siglip", "siglip_vision_model", "dinov2", "dinov2_with_registers")
 
 
@@ -219,7 +221,13 @@ def _write_import_record(
     is_hub = request.location.startswith(HUB_PREFIX) or not Path(request.location).expanduser().exists()
     digests = dict[str, str]()
     for file in weights.files:
-        digests[file.name] = file_sha256(file)
+        digests[file.name] = digest = file_sha256(file)
+        blob = file.resolve().name  # in the hub's cache a large file's name is its digest
+        if CACHE_BLOB.fullmatch(blob) and blob != digest:
+            raise ModelError(
+                f"{file}: wanted the bytes with the hub's SHA-256 {blob}. Got {digest}. Delete {file.resolve()} and "
+                "import again: the hub's client downloads it once more."
+            )
         progress(file.stat().st_size)
     record = {
         "source": request.location.removeprefix(HUB_PREFIX) if is_hub else path.name,

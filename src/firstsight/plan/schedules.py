@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from firstsight.plan.estimate import DeviceSpec, format_hours, text_run_flops
+from firstsight.recipe.scales.donors import run_of_donor
 from firstsight.recipe.scales.published import COMMON_ASSUMPTIONS, PUBLISHED_DEVICE, published_run
 from firstsight.recipe.schedule import Continue, CurvePoint, Rewarm
 from firstsight.recipe.stages import Donor, Finetune, Midtrain, Pretrain, PublicModel, Trains, TrunkSegment
@@ -77,6 +78,10 @@ def published_lines(study: Study, *, utilisation: float) -> Iterator[str]:
             )
         yield from (f"assumed at {run.size}: {sentence}" for sentence in run.assumptions)
     yield from (f"assumed: {sentence}" for sentence in COMMON_ASSUMPTIONS * bool(runs))
+    for donor in filter(None, map(run_of_donor, trunks)):
+        where = "; ".join(donor.sources)
+        yield f"donor {donor.name}: {donor.licence}; {where}. How to import it: firstsight donors {donor.name}"
+        yield from (f"differs from the paper: {sentence}" for sentence in donor.differences())
 
 
 def _without_seed(trunk: Pretrain | Donor) -> Pretrain | Donor:

@@ -36,6 +36,8 @@ TokenizerSource = SyntheticVocabulary | External
 
 IGNORE_INDEX = -100
 """Target of a position without loss; torch's default."""
+NEAR = Share(2, 100)
+"""The farthest that a donor's checkpoint may be from a share of its run to stand for it."""
 TRUNK_GRID = tuple(Share(percent, 100) for percent in (20, 40, 60, 80, 100))
 """Where the trunk of every study ends a segment, so that studies share their trunk: the paper's starts."""
 
@@ -137,12 +139,17 @@ class _TextRun:
 
     @property
     def rounded_tokens(self) -> Tokens:
-        """`tokens` rounded up to whole steps: the length of the run and of its schedule."""
+        """`tokens` rounded up to whole steps: the length of the run."""
         return self.row_shape.round_up(self.tokens)
+
+    @property
+    def curve_tokens(self) -> Tokens:
+        """The length of the curve of learning rates: that of the run."""
+        return self.rounded_tokens
 
     def lr(self, tokens_seen: Tokens) -> float:
         """The learning rate of the update that reaches `tokens_seen`."""
-        return self.schedule.lr(tokens_seen, self.rounded_tokens)
+        return self.schedule.lr(tokens_seen, self.curve_tokens)
 
     def tokens_at(self, share: Share) -> Tokens:
         """The tokens up to `share` of the run, rounded up to a whole step."""
@@ -172,6 +179,18 @@ class Donor(_TextRun):
     TAG: ClassVar = "donor"
     checkpoints: tuple[tuple[Share, External], ...]
     """(share of the run, folder that `firstsight import` wrote) of each checkpoint."""
+    schedule_tokens: Tokens | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
+    """The length of its curve of learning rates, where the run ended before the curve did."""
+
+    @property
+    def curve_tokens(self) -> Tokens:
+        """The length of the curve of learning rates."""
+        return self.rounded_tokens if self.schedule_tokens is None else self.row_shape.round_up(self.schedule_tokens)
+
+    def nearest_share(self, share: Share) -> Share:
+        """The share of the checkpoint nearest to `share`, within NEAR; else `share` itself."""
+        nearest = min((other for other, _ in self.checkpoints), key=lambda other: abs(other - share))
+        return nearest if abs(nearest - share) <= NEAR else share
 
     def __post_init__(self) -> None:
         check_positive(self, ("tokens",))
@@ -403,7 +422,7 @@ def resolve_schedules(
 
 
 def _trunk_point(trunk: Pretrain | Donor, share: Share) -> CurvePoint:
-    return CurvePoint(schedule=trunk.schedule, tokens=trunk.rounded_tokens, at=trunk.tokens_at(share))
+    return CurvePoint(schedule=trunk.schedule, tokens=trunk.curve_tokens, at=trunk.tokens_at(share))
 
 
 def _curve_groups(stages: Sequence[Stage], location: str) -> list[list[Stage]]:

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from firstsight.errors import FirstsightError, QuantityError, RequestError, UnknownName
 from firstsight.limits import check_file_size
 from firstsight.recipe.scales import Scale, get_scale
+from firstsight.recipe.scales.donors import donor_scale, public_run
 from firstsight.recipe.spec import describe, matches
 from firstsight.recipe.study import Study
 from firstsight.studies import shipped_function, shipped_studies
@@ -79,16 +80,29 @@ class StudyFunction:
     """All but the first, which is the scale."""
 
     def build(
-        self, scale: str, *, seeds: int | None = None, average: int = 1, last: int = 0, options: Mapping[str, Any]
+        self,
+        scale: str | None,
+        *,
+        donor: str | None = None,
+        seeds: int | None = None,
+        average: int = 1,
+        last: int = 0,
+        options: Mapping[str, Any],
     ) -> Study:
-        """The study at a scale, with `seeds` seeds of every arm (default: the scale's).
+        """The study at a scale (default: cpu, or the paper's size of the donor), with `seeds` seeds of every arm
+        (default: the scale's).
 
-        `average` and `last` are those of `firstsight.study`, `options` values, or text as on the command line.
+        With `donor` its arms branch from that public run in place of the scale's trunk. `average` and `last` are those
+        of `firstsight.study`, `options` values, or text as on the command line.
         RequestError for a mistake in them or in the function.
         """
-        if not matches(scale, str):
-            raise RequestError(f"scale: wanted the name of one, such as 'cpu'. Got {scale!r}.")
-        size = get_scale(scale)
+        for name, value, example in (("scale", scale, "cpu"), ("donor", donor, "pythia-1.4b")):
+            if not matches(value, str | None):
+                raise RequestError(f"{name}: wanted the name of one, such as {example!r}. Got {value!r}.")
+        if donor is None:
+            size = get_scale(scale or "cpu")
+        else:
+            size = donor_scale(public_run(donor), get_scale(scale) if scale else None)
         if seeds is not None:
             if not matches(seeds, int) or not 1 <= seeds <= MAX_STUDY_SEEDS:
                 raise QuantityError(f"--seeds: wanted a whole number from 1 to {MAX_STUDY_SEEDS}. Got {seeds!r}.")
@@ -139,16 +153,19 @@ def _parse_number(text: str) -> float:
 def study(
     source: str | PathLike[str] | Callable[..., Study],
     *,
-    scale: str = "cpu",
+    scale: str | None = None,
+    donor: str | None = None,
     seeds: int | None = None,
     average: int = 1,
     last: int = 0,
     **options: Any,
 ) -> Study:
-    """A study at a scale, with `seeds` seeds of every arm (default: the scale's).
+    """A study at a scale (default: cpu), with `seeds` seeds of every arm (default: the scale's).
 
-    With `average` an arm is scored by the mean of the weights of that many of its last checkpoints; the `last` ones are
-    evaluated besides, each by itself, for the spread of its scores over them (`Study.with_last_checkpoints`).
+    With `donor`, such as pythia-1.4b, its arms branch from that public run (`firstsight donors`); its scale is then by
+    default the paper's of that size. With `average` an arm is scored by the mean of the weights of that many of its
+    last checkpoints; the `last` ones are evaluated besides, each by itself, for the spread of its scores over them
+    (`Study.with_last_checkpoints`).
 
     `source` is the name of a shipped study (when), a file (mine.py, mine.py:late), or a function like those in such a
     file: its first parameter is `scale: Scale`, and its others are the `options`, as values or as on the command line
@@ -156,7 +173,7 @@ def study(
     """
     name = getattr(source, "__name__", str(source))
     function = _study_function(name, source) if callable(source) else find_study_function(name)
-    return function.build(scale, seeds=seeds, average=average, last=last, options=options)
+    return function.build(scale, donor=donor, seeds=seeds, average=average, last=last, options=options)
 
 
 def find_study_function(name: str) -> StudyFunction:

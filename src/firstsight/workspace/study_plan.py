@@ -14,6 +14,7 @@ from firstsight.plan.schedules import published_lines, stage_table, training_lin
 from firstsight.plan.source_needs import growth_lines
 from firstsight.plan.step import Step
 from firstsight.recipe.analysis import STABLE_MEASURES, Comparison, Coordinate, split_measure
+from firstsight.recipe.scales.donors import PUBLIC_RUNS
 from firstsight.recipe.scales.paper import PAPER_SIZES
 from firstsight.recipe.stages import Pretrain
 from firstsight.recipe.study import Arm, Study
@@ -62,7 +63,8 @@ def plan_study(stored: StoredStudy, *, device: str | None = None, utilisation: f
     QuantityError where the user's own data is declared too small for it.
     """
     check_data_sufficient(stored.graph)
-    device = device or ("h100" if stored.study.scale in PAPER_SIZES else "cpu")
+    is_large = stored.study.scale in PAPER_SIZES or stored.study.scale in PUBLIC_RUNS
+    device = device or ("h100" if is_large else "cpu")
     folder = stored.root / "steps"
     return StudyPlan(
         study=stored.study,

@@ -12,6 +12,7 @@ from firstsight.recipe.schedule import Continue, LRSchedule, Rewarm
 from firstsight.recipe.spec import describe, matches, spec
 from firstsight.recipe.stages import (
     AdamWSpec,
+    Donor,
     Evaluate,
     Finetune,
     Midtrain,
@@ -148,7 +149,8 @@ def trains_decoder_and_projector(weight_decay: float) -> Trains:
 def branch_at(scale: Scale, start: Share) -> Arm:
     """The base arm with images entering at `start`: `Continue` inside the trunk, `Rewarm` at its two ends.
 
-    It has the coordinate `start` on the axis START, and the group CONTINUED or REWARMED.
+    It has the coordinate `start` on the axis START, and the group CONTINUED or REWARMED. On a donor the nearest
+    checkpoint within `stages.NEAR` stands for `start`, at its own coordinate.
     """
     if not matches(start, Share):
         raise FieldError(f"branch_at: wanted {describe(Share)} as start. Got {start!r}.")
@@ -157,13 +159,13 @@ def branch_at(scale: Scale, start: Share) -> Arm:
     if not isinstance(midtrain, Midtrain):
         raise QuantityError(f"images enter in mid-training. Got a base arm of {scale.name} with another first stage.")
     schedule: LRSchedule = scale.rewarm
-    group = REWARMED
+    group, name = REWARMED, percent_name("start", start)
+    if isinstance(base.pretrain, Donor) and start:
+        start = base.pretrain.nearest_share(start)
     if 0 < start < 1:
         schedule, group = Continue(min_lr=scale.rewarm.min_lr), CONTINUED
     stages = (replace(midtrain, schedule=schedule), *later)
-    return replace(
-        base, name=percent_name("start", start), start=start, stages=stages, at={START.name: start}, group=group
-    )
+    return replace(base, name=name, start=start, stages=stages, at={START.name: start}, group=group)
 
 
 def with_image_share(arm: Arm, share: Share) -> Arm:
