@@ -7,13 +7,13 @@ import time
 import pytest
 
 from firstsight.plan.graph import build_graph
-from firstsight.plan.scheduler import StepEvent
+from firstsight.plan.scheduler import StepEvent, last_line
 from firstsight.plan.step import Step
 from firstsight.recipe.scales import get_scale
 from firstsight.site import Progress
 from firstsight.studies.when import when
 from firstsight.workspace import progress
-from firstsight.workspace.progress import NO_DISPLAY, ProgressLines, format_clock, last_line, progress_display
+from firstsight.workspace.progress import NO_DISPLAY, ProgressLines, format_clock, progress_display
 
 GRAPH = build_graph(when(get_scale("smoke")))
 

@@ -19,11 +19,12 @@ from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.scales import get_scale
 from firstsight.recipe.study import combine
+from firstsight.report.collect import collect_results
 from firstsight.site import Site
 from firstsight.studies.when import when
 from firstsight.studies.when_controls import when_controls
 from firstsight.workspace.decisions.conclusion import conclusion_lines
-from firstsight.workspace.results import StudyResults, busy_seconds, collect_results
+from firstsight.workspace.results import StudyResults, busy_seconds
 from firstsight.workspace.study_graph import StoredStudy
 from tests.workspace.answer_store import store_step
 
@@ -297,6 +298,7 @@ def test_a_combined_study_has_the_results_and_reports_of_its_parts(tmp_path: Pat
     for part in results.parts:
         assert f'href="../{part.study.name}-smoke/report.html"' in page.read_text()
         assert escape(part.study.question) in (page.parent / f"../{part.study.name}-smoke/report.html").read_text()
-    first, second, last = conclusion_lines(stored, results)
-    assert first.startswith(f"when: {results.parts[0].answer} Claims: best undecided, two-points undecided")
-    assert second.startswith("when-controls: ") and last == "1 of 2 studies have the scores of all their arms."
+    first, second, done, claims, _ = conclusion_lines(stored, results)
+    assert first == f"when: {results.parts[0].answer}" and second.startswith("when-controls: ")
+    assert done == "1 of 2 studies have the scores of all their arms."
+    assert claims.startswith("Claims decided: none. Undecided: when.best, when.two-points, ")

@@ -262,3 +262,8 @@ def _step_priorities(graph: Graph) -> dict[Step, tuple[int, float, int]]:
         step: (min(seeds.index(graph.seeds[label]) for label in arms_by_step[step]), -chain_seconds[step], position)
         for position, step in enumerate(graph.steps)
     }
+
+
+def last_line(reason: str) -> str:
+    """The last line of an error message, which names the cause."""
+    return (reason.strip().splitlines() or ["no reason given"])[-1]

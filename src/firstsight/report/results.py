@@ -111,6 +111,8 @@ class RunInfo:
     """The fields in which the recipes of two arms differ, by their names: path, and both values as text."""
     state: RunState | None = None
     """Of a study that is followed while it runs: the page then reads itself again; None for a page that stays."""
+    next_runs: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What to run to decide an undecided claim at the least cost, as a sentence by the claim's name."""
     looks: tuple[str, ...] | None = None
     """The looks at the claims of a study that is decided by the sequential rule; None for verdicts of fixed size."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, runtime_checkable
 
-from firstsight.plan.scheduler import EventCallback, StepEvent
+from firstsight.plan.scheduler import EventCallback, StepEvent, last_line
 from firstsight.plan.step import Step
 from firstsight.site import Progress, ProgressCallback
 from firstsight.units import format_count
@@ -186,8 +186,3 @@ def format_clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def last_line(reason: str) -> str:
-    """The last line of an error message, which names the cause."""
-    return (reason.strip().splitlines() or ["no reason given"])[-1]

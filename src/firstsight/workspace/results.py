@@ -7,59 +7,43 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
-
-import polars as pl
+from typing import TYPE_CHECKING, Any
 
 from firstsight.errors import DataError, RequestError
-from firstsight.evaluate.result_files import ANSWERS_FILE, Scores, read_scores
 from firstsight.evaluate.statistics.differences import FAMILY_ALPHA
 from firstsight.plan import estimate
-from firstsight.plan.graph import Graph, render_tree
+from firstsight.plan.graph import render_tree
 from firstsight.plan.scheduler import EXTERNAL_KIND, RunSummary
-from firstsight.plan.schedules import planned_rates, stage_table, training_lines
+from firstsight.plan.schedules import stage_table, training_lines
 from firstsight.plan.step import Step, differences_of_pairs
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import SyntheticBenchmarks
-from firstsight.recipe.schedule import LRSchedule, ResolvedSchedule, schedule_text
-from firstsight.recipe.study import Arm, Study
+from firstsight.recipe.study import Study
 from firstsight.report.analysis import StudyAnalysis
-from firstsight.report.answers import read_answers
+from firstsight.report.collect import TRAINING_KINDS, collect_results, planned_stages
 from firstsight.report.power import combined_power_report, power_report
 from firstsight.report.results import (
     MAX_COMPARED_ARMS,
     ArmResult,
     RunInfo,
     RunState,
-    StageKind,
-    StageLog,
     damage_by_arms,
-    read_achieved_file,
-    read_training_log,
 )
+from firstsight.workspace.decisions.next_runs import cheapest_runs
 from firstsight.workspace.execute import run_step
-from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay, last_line
+from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
 from firstsight.workspace.sources import local_path
 from firstsight.workspace.study_graph import StoredStudy
 from firstsight.workspace.study_plan import align_table
 
 if TYPE_CHECKING:
     from firstsight.report.figures import StudyChart
-
-
-TRAINING_KINDS = ("pretrain", "midtrain", "finetune")
-READ_FILES: Mapping[str, Sequence[str] | None] = {
-    **dict.fromkeys(TRAINING_KINDS, ("log.jsonl", "achieved.json")),
-    **dict.fromkeys(("evaluate", "benchmarks"), None),
-}
-"""The files of a step that a report reads, by kind: all where it is None, none of other kinds."""
 
 
 POLL_SECONDS = 5.0
@@ -92,6 +76,11 @@ class StudyResults(StudyAnalysis):
             done = sum(all(arm.scores is not None for arm in part.arms) for part in self.parts)
             return f"{done} of {len(self.parts)} studies have the scores of all their arms."
         return super().answer
+
+    @cached_property
+    def next_runs(self) -> dict[str, str]:
+        """What to run to decide each undecided claim at the least cost, as a sentence by the claim's name."""
+        return cheapest_runs(self._stored, self)
 
     def figure(self, name: str = "stable") -> StudyChart:
         """A chart of the report, shown by a notebook: stable, tasks, heat, schedules, losses; the study's name is main.
@@ -141,42 +130,21 @@ class StudyResults(StudyAnalysis):
         from firstsight.report.pages import index_page, report_page  # its figures take a second to import
 
         stored = self._stored
-        run = replace(run_info(stored), state=state)
+        run = replace(run_info(stored), state=state, next_runs=self.next_runs)
         folder = stored.open_store().root / "reports" / f"{self.study.name}-{self.study.scale}"
         if self.parts:
             entries = [
                 index_page.IndexEntry(
-                    study=part.study, answer=part.answer, claims=part.claims, page=part.write_report()
+                    study=part.study,
+                    answer=part.answer,
+                    claims=part.claims,
+                    next_runs=part.next_runs,
+                    page=part.write_report(),
                 )
                 for part in self.parts
             ]
             return index_page.write(entries, study=self.study, run=run, folder=folder)
         return report_page.write(self, run=run, folder=folder)
-
-
-def planned_stages(arm: Arm, graph: Graph) -> dict[Step, StageLog]:
-    """The training steps of an arm with what they will read, and the learning rates that they will have."""
-    stages: dict[Step, StageLog] = {}
-    start, schedules = arm.pretrain.tokens_at(arm.start), _schedule_texts(arm)
-    for step in graph.arms[arm.label]:
-        if step.kind == "pretrain":
-            stages[step] = _planned_stage(step, 0, tokens=step.spec.tokens)
-        elif step.kind in TRAINING_KINDS:
-            tokens = step.spec.rounded_tokens
-            stages[step] = _planned_stage(step, start, tokens=tokens, mix=str(step.spec.mix), schedule=next(schedules))
-            start += tokens
-    return stages
-
-
-@lru_cache(maxsize=4096)  # the segments of a trunk are steps of all its arms
-def _planned_rows(step: Step, first: int) -> tuple[Mapping[str, float], ...]:
-    return tuple({"seen": float(first + tokens), "lr": rate} for tokens, rate in planned_rates(step.spec))
-
-
-def _planned_stage(step: Step, first: int, **texts: Any) -> StageLog:
-    planned = _planned_rows(step, first)
-    names = {"kind": cast(StageKind, step.kind), "address": step.address}
-    return StageLog(**names, start_tokens=first, planned=planned, **texts)
 
 
 def learning_rates(stored: StoredStudy, path: Path | None = None) -> StudyChart:
@@ -200,98 +168,6 @@ def _planned_arms(stored: StoredStudy) -> Iterator[ArmResult]:
         yield ArmResult(**names, address=address, stages=stages)
 
 
-def collect_results(study: Study, store: Store, graph: Graph, *, summary: RunSummary | None = None) -> list[ArmResult]:
-    """What is stored of each arm, and why the rest is missing: `summary` lists what failed in the last run."""
-    failures = {failure.step.address: failure.reason for failure in summary.failed} if summary else {}
-    reader = _ResultReader(store, graph, failures)
-    return [reader.arm_result(arm) for arm in study.arms]
-
-
-class _ResultReader:
-    """Reads what arms have stored, as long as it is what was published; what several arms share is read once."""
-
-    def __init__(self, store: Store, graph: Graph, failures: Mapping[str, str]) -> None:
-        self._store, self._graph, self._failures = store, graph, failures
-        self._damage: dict[Step, str] = {}
-        """What is wrong with a stored step, as a sentence; empty where nothing is."""
-        self._stages: dict[Step, StageLog] = {}
-
-    def arm_result(self, arm: Arm) -> ArmResult:
-        """What is stored of an arm."""
-        final, steps = self._graph.final_step(arm.label), self._graph.arms[arm.label]
-        inputs, planned = dict(final.needs), planned_stages(arm, self._graph)
-        stages = {step: self._stage(step, stage) for step, stage in planned.items()}
-        evaluation, benchmarks = self._evaluation(final), self._store.path(inputs["benchmarks"].address)
-        damage = tuple(filter(None, map(self._find_damage, steps)))
-        return ArmResult(
-            name=arm.name,
-            label=arm.label,
-            seed=arm.seed,
-            address=final.address,
-            at=arm.at,
-            group=arm.group,
-            role=arm.role,
-            stages=tuple(stages.values()),
-            missing_reason="" if evaluation else self._damage[final] or self._missing_reason(steps),
-            damage=damage,
-            benchmarks_dir=benchmarks if benchmarks.is_dir() and not self._damage[inputs["benchmarks"]] else None,
-            **evaluation,
-        )
-
-    def _find_damage(self, step: Step) -> str:
-        """What is wrong with a stored step; of large files that a report does not read only what costs no reading."""
-        if step not in self._damage:
-            self._damage[step] = ""
-            files = READ_FILES.get(step.kind, ())
-            if self._store.has(step.address):
-                try:
-                    self._store.check_result(step.address, files)
-                except DataError as error:
-                    self._damage[step] = str(error)
-        return self._damage[step]
-
-    def _stage(self, step: Step, stage: StageLog) -> StageLog:
-        """A planned training step with its log and its achieved mix, where it is stored and undamaged."""
-        if step not in self._stages:
-            if self._store.has(step.address) and not self._find_damage(step):
-                folder = self._store.path(step.address)
-                try:
-                    rows = read_training_log(folder / "log.jsonl", start_tokens=stage.start_tokens)
-                    stage = replace(stage, rows=rows, achieved_mix=read_achieved_file(folder / "achieved.json"))
-                except DataError as error:
-                    self._damage[step] = str(error)
-            self._stages[step] = stage
-        return self._stages[step]
-
-    def _evaluation(self, final: Step) -> dict[str, Any]:
-        """Scores, answers and held-out questions as fields of an ArmResult; none without undamaged scores."""
-        folder = self._store.path(final.address)
-        if not self._store.has(final.address) or self._find_damage(final):
-            return {}
-        try:
-            scores, answers = read_scores(folder), read_answers(folder / ANSWERS_FILE)
-            heldout = _count_heldout(scores, answers, folder / ANSWERS_FILE)
-            last = tuple(read_scores(folder / f"last-{number}") for number in range(final.spec.each_of_last))
-        except DataError as error:
-            self._damage[final] = str(error)
-            return {}
-        return {"scores": scores, "last_scores": last, "answers": answers, "heldout_questions": heldout}
-
-    def _missing_reason(self, steps: Sequence[Step]) -> str:
-        """The failure of the first step that is not stored and has failed, if any."""
-        for address in (step.address for step in steps if not self._store.has(step.address)):
-            if reason := self._failures.get(address) or self._store.last_failure(address):
-                return f"{address} failed: {last_line(reason)}"
-        return "not run yet"
-
-
-def _schedule_texts(arm: Arm) -> Iterator[str]:
-    """The schedule of each stage of an arm as text."""
-    for stated, stage in zip(arm.stages, arm.resolved_stages(), strict=True):
-        assert isinstance(stated.schedule, LRSchedule) and isinstance(stage.schedule, ResolvedSchedule)  # as resolved
-        yield schedule_text(stated.schedule, stage.schedule, stage.rounded_tokens)
-
-
 def _recipe_differences(study: Study) -> dict[tuple[str, str], list[tuple[str, str, str]]]:
     """The fields in which each two arms of a study differ at one seed; none of more than MAX_COMPARED_ARMS arms."""
     arms = {arm.name: arm.with_seed(study.arms[0].seed) for arm in study.arms}
@@ -299,24 +175,6 @@ def _recipe_differences(study: Study) -> dict[tuple[str, str], list[tuple[str, s
         return {}
     pairs = differences_of_pairs({name: replace(arm, stages=arm.resolved_stages()) for name, arm in arms.items()})
     return {pair: [(field.path, *field.texts) for field in fields] for pair, fields in pairs.items()}
-
-
-def _count_heldout(scores: Scores, answers: pl.DataFrame, path: Path) -> Mapping[str, int]:
-    """The number of held-out questions of each task; DataError where the answers are not those that were scored."""
-    tasks, blind, heldout = (answers.get_column(name).to_list() for name in ("task", "blind", "heldout"))
-    counts = Counter(zip(tasks, blind, strict=True))
-    for name, task in scores.tasks.items():
-        for is_blind, score in ((False, task.score), (True, task.blind)):
-            wanted, got = 0 if score is None else task.n, counts[name, is_blind]
-            if got != wanted:
-                condition = "without" if is_blind else "with"
-                raise DataError(
-                    f"{path}: wanted {wanted} answers to {name} {condition} the image, as in scores.json. Got {got}. "
-                    "Delete the folder of this step and run again to evaluate it once more."
-                )
-    return Counter(
-        t for t, is_blind, is_heldout in zip(tasks, blind, heldout, strict=True) if is_heldout and not is_blind
-    )
 
 
 def run_info(stored: StoredStudy) -> RunInfo:

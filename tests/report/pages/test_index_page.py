@@ -28,7 +28,8 @@ def written(folder: Path, *, has_figure: bool = True) -> tuple[Page, list[IndexE
             ClaimResult(claim=claim, verdict=verdict, evidence=f"evidence {number}.")
             for claim, verdict in zip(part.claims, ("holds", "undecided"), strict=False)
         ]
-        entries.append(IndexEntry(study=part, answer=f"answer {number}", claims=claims, page=page))
+        ways = {result.claim.name: f"Run {HOSTILE_TEXT}." for result in claims if result.verdict == "undecided"}
+        entries.append(IndexEntry(study=part, answer=f"answer {number}", claims=claims, next_runs=ways, page=page))
     if has_figure:
         (entries[0].page.parent / "figures").mkdir()
         (entries[0].page.parent / "figures" / "stable.svg").write_text("<svg/>")
@@ -45,6 +46,7 @@ def test_each_part_has_its_question_answer_verdicts_and_report(tmp_path: Path) -
         assert text.count(f"evidence {number}.") == 2
         for result in entry.claims:
             assert f"{result.verdict}{result.claim.statement}" in text
+    assert page.text.count(f"The cheapest way to decide it. Run {HOSTILE_TEXT}.") == 2, "of the undecided claims"
     assert "2 studies; claims: 2 holds, 2 undecided." in page.text
     links = [str(link["href"]) for link in page.all("a") if "report.html" in str(link["href"])]
     targets = {os.path.normpath(tmp_path / "all-smoke" / link) for link in links}

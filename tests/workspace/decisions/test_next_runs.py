@@ -14,6 +14,7 @@ from firstsight.units import Share
 from firstsight.workspace.decisions import next_runs
 from firstsight.workspace.decisions.next_runs import DECIDES, NextOption
 from firstsight.workspace.decisions.record import read_sequential_record
+from firstsight.workspace.execute import worker_count
 from tests.workspace.decision_store import SECONDS, DecisionStore, combined_study, small_study
 
 FAR = {80: 0.8, 100: 0.5}
@@ -45,6 +46,49 @@ def test_the_table_has_cost_and_chance_of_the_best_option(undecided: DecisionSto
     new = [step for step in graph.steps if all(label.endswith(".s3") for label in graph.arms_by_step()[step])]
     seeds = len(option.labels) // 2
     assert option.seconds == pytest.approx(seeds * len(new) * SECONDS, rel=0.15)
+
+
+def test_an_undecided_claim_of_a_report_has_the_run_of_next_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(next_runs, "LIKELY", 0.02)  # of a claim that seeds alone hardly decide
+    store = DecisionStore(tmp_path, {80: 0.8, 100: 0.65}, noise=0.1)
+    store.fill(small_study())
+    look, results = store.workspace.next(small_study(), budget="1000h"), store.workspace.results(small_study())
+    sentence = results.next_runs["two-points"]
+    option = look.likely_option
+    assert option is not None and sentence.startswith(f"{option.cost_text()} decides it with a chance of ")
+    assert int(sentence.split()[-2]) == round(100 * option.chances["two-points"]) >= 2
+    page = results.write_report().read_text()
+    assert f"<b>The cheapest way to decide it.</b> {sentence}" in page
+
+
+@pytest.mark.parametrize(("stored", "first"), [("both", "One seed has no variance"), ("one", "Not all of its arms")])
+def test_without_seeds_or_scores_it_says_what_to_run_before_a_chance_is_known(
+    tmp_path: Path, stored: str, first: str
+) -> None:
+    """Every stored step took a minute; the run is of the steps of the arms that are named."""
+    store, study = DecisionStore(tmp_path, FAR, noise=0.15), small_study(1)
+    part = study if stored == "both" else replace(study, arms=study.arms[:1], claims=(), figures=())
+    store.fill(part)
+    results = store.workspace.results(study)
+    sentence = results.next_runs["two-points"]
+    labels = ("start-080.s2", "start-100.s2") if stored == "both" else (study.arms[1].label,)
+    text = "start-080, start-100 x seed 2" if stored == "both" else f"{study.arms[1].name} x seed 1"
+    assert sentence.startswith(first) and f"Run {text} (about " in sentence and "chance is known after" in sentence
+    extended = study.with_arms([label for label in labels if label.endswith(".s2")])
+    steps = {step for label in labels for step in build_graph(extended).arms[label]}
+    stored_steps = set(store.workspace.stored(part).graph.steps)
+    missing = [step for step in steps if step not in stored_steps and step.kind != "external"]
+    minutes = float(sentence.split("(about ")[1].split()[0]) * (1 / 60 if " s on" in sentence else 1)
+    assert minutes * worker_count(store.workspace.site, None) == pytest.approx(len(missing) * SECONDS / 60, rel=0.3)
+
+
+def test_a_decided_claim_has_no_run(tmp_path: Path) -> None:
+    store = DecisionStore(tmp_path, {80: 0.9, 100: 0.1}, noise=0.0)
+    store.fill(small_study(3))
+    results = store.workspace.results(small_study(3))
+    assert [result.verdict for result in results.claims] == ["holds"] and results.next_runs == {}
 
 
 def test_chances_do_not_fall_with_seeds_and_a_small_budget_buys_few(undecided: DecisionStore) -> None:

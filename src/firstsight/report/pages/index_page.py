@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ class IndexEntry:
     study: Study
     answer: str
     claims: Sequence[ClaimResult]
+    next_runs: Mapping[str, str]
+    """As in `RunInfo`."""
     page: Path
     """report.html, beside the folder of its figures."""
 

@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from firstsight.recipe.analysis import Comparison
+from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.claims import ClaimResult
+from firstsight.report.collect import collect_results
 from firstsight.report.compare import ArmPair, PairedDifference
 from firstsight.report.results import ArmResult
 from firstsight.workspace.decisions.record import Look, SequentialRecord, record_path
-from firstsight.workspace.results import StudyResults
 from firstsight.workspace.study_graph import StoredStudy
 
 
@@ -33,8 +34,10 @@ class ClaimStudy:
         return self.stored.record or SequentialRecord()
 
     @cached_property
-    def _results(self) -> StudyResults:
-        return StudyResults(replace(self.stored, record=self.record))
+    def _results(self) -> StudyAnalysis:
+        stored = self.stored
+        arms = collect_results(stored.study, stored.open_store(), stored.graph)
+        return StudyAnalysis(arms, stored.study, rule="sequential")
 
     @cached_property
     def claims(self) -> list[ClaimResult]:
