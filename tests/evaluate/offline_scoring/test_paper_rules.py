@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import json
+import random
 import string
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from firstsight.evaluate.metrics.boxes import iou
 from firstsight.evaluate.offline_scoring.paper_rules import as_paper, paper_exact_match, parse_paper_box
 from firstsight.evaluate.offline_scoring.scoring import score_answer_files
 from firstsight.evaluate.tasks import TASKS, get_task
@@ -88,6 +91,40 @@ def test_missing_answers_do_not_count_by_the_papers_rules(tmp_path: Path, capsys
     summary = json.loads(out.read_text())
     assert (summary["score"], summary["missing"], summary["rules"], summary["metric"]) == (0.5, 2, "paper", "vqa_paper")
     assert "does not count in the paper's harness" in capsys.readouterr().out
+
+
+@pytest.mark.shared
+def test_refcoco_val_has_the_number_of_the_harness(shared: Path, tmp_path: Path) -> None:
+    """Its results file for its own index, and for the list with the boxes as annotated, scored by its formula."""
+    rows = json.loads(gzip.decompress((shared / "refcoco" / "refcoco_val.json.gz").read_bytes()))[:3000]
+    generator = random.Random(5)
+    index, results, is_right = {}, {}, []
+    for line, row in enumerate(rows):
+        left, top, width, height = row["bbox"]
+        edges = (left / row["width"], top / row["height"])
+        edges += ((left + width) / row["width"], (top + height) / row["height"])
+        truth = [round(min(max(edge, 0.0), 1.0), 2) for edge in edges]
+        moved = [round(edge + generator.uniform(-0.1, 0.1), 3) for edge in truth]
+        output = generator.choice((str(moved), str(tuple(moved)), f"{moved}.", " ".join(map(str, moved))))
+        key, image = str(9**15 + line), row["img_id"].rpartition("_")[0]
+        index[key] = {"example_id": int(key), "ref_expression": row["sents"], "img_path": f"{image}.jpg", "bbox": truth}
+        index[key] |= {"refer_dataset": "RefCOCO", "split": "val"}
+        results[key] = {"example_id": int(key), "ref_exp": row["sents"], "model_output": output}
+        results[key] |= {"ground_truth_bbox": truth}
+        box = harness_box(output)
+        true_box = (truth[0], truth[1], truth[2], truth[3])
+        is_right.append(box is not None and iou((box[0], box[1], box[2], box[3]), true_box) >= 0.5)
+    answers = write_file(tmp_path, "results.json", results)
+    paths = (write_file(tmp_path, "metadata-full.json", index), write_file(tmp_path, "refcoco_val.json", rows))
+    scored = score_answer_files(get_task("refcoco"), [answers], paths[:1], rules="paper")
+    assert (scored.score, scored.missing_count) == (pytest.approx(sum(is_right) / len(rows)), 0)
+    # Without its ids, two boxes of "green chair" that are equal in hundredths cannot be told apart.
+    scored = score_answer_files(get_task("refcoco"), [answers], paths, rules="paper")
+    contested = scored.joined_answers.contested_positions
+    assert len(contested) == scored.missing_count == 4
+    expected = [right for line, right in enumerate(is_right) if line not in contested]
+    assert scored.score == pytest.approx(sum(expected) / len(expected))
+    assert score_answer_files(get_task("refcoco"), [answers], paths).score > scored.score > 0
 
 
 def test_the_harness_reading_is_a_literal() -> None:

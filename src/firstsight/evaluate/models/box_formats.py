@@ -201,14 +201,14 @@ def _find_box(answer: str) -> _FileBox:
         return _FileBox(shares, "shares")
     if len(answer) > _MAX_ANSWER_CHARS:
         return _FileBox()
-    if match := _HUNDREDTHS.search(answer):
+    if "{" in answer and (match := _HUNDREDTHS.search(answer)):
         has_others = _HUNDREDTHS.search(answer, match.end()) is not None
         return _FileBox(tuple(map(float, match.groups())), "hundredths", has_others=has_others)
-    if match := _LOC_BOX.search(answer):
+    if "<loc" in answer and (match := _LOC_BOX.search(answer)):
         top, left, bottom, right = map(float, _LOC_TOKEN.findall(match[0]))
         has_others = _LOC_BOX.search(answer, match.end()) is not None
         return _FileBox((left, top, right, bottom), "1,024ths", has_others=has_others)
-    if match := _FLORENCE_BOX.search(answer):
+    if "<loc" in answer and (match := _FLORENCE_BOX.search(answer)):
         has_others = _FLORENCE_BOX.search(answer, match.end()) is not None
         return _FileBox(tuple(map(float, match.groups())), "thousandths", has_others=has_others)
     if match := _SIGNED_LIST.fullmatch(answer.strip()):

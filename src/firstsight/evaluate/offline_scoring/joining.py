@@ -171,7 +171,7 @@ def _match_by_image(answer: AnswerRecord, index: QuestionIndex, *, uses_benchmar
             positions = [position for group in by_text.values() for position in group]
             return None if is_unrelated else _make_match(positions, index, "image")
         if positions := match_prompt(answer.prompt, by_text):
-            return _Match(positions, method)
+            return _Match(index.narrow_by_box(positions, answer.true_box), method)
     return None
 
 

@@ -15,6 +15,8 @@ from firstsight.evaluate.task import Question, image_series, normalize_image_nam
 
 _BOX_TOLERANCE = 0.001
 """Largest difference, as a share of the image, between an edge of a true box and its repetition in rounded pixels."""
+_ROUNDED_BOX_TOLERANCE = 0.006
+"""The same for a true box in hundredths, as the paper's harness writes it."""
 _IMAGE_MARKER = re.compile(r"(?i)<\|?/?(?:image|img|im_(?:start|end|patch)|grounding|vision_(?:start|end))[^<>]{0,12}>")
 _ROLE_LABEL = re.compile(
     r"^(?:#+\s*)?(?:user|human|question|q|assistant)\s*:\s*|\s*(?:#+\s*)?(?:assistant|answer|short answer)\s*:$"
@@ -102,6 +104,12 @@ class QuestionIndex:
         distances = {position: self._box_distance(position, box) for group in groups for position in group}
         smallest = min(distances.values(), default=1.0)
         return sorted(p for p, distance in distances.items() if distance == smallest <= _BOX_TOLERANCE)
+
+    def narrow_by_box(self, positions: Sequence[int], box: Sequence[float]) -> Sequence[int]:
+        """Of questions with one text and image, those with the true box that an answer repeats; all without one."""
+        if len(positions) < 2 or not box or not has_box_truth(self.questions[positions[0]]):
+            return positions
+        return [p for p in positions if self._box_distance(p, box) <= _ROUNDED_BOX_TOLERANCE] or positions
 
     def _box_distance(self, position: int, box: Sequence[float]) -> float:
         truth: Any = self.questions[position].truth
