@@ -10,12 +10,13 @@ import pytest
 from firstsight.evaluate.result_files import BaselineDifference, SoftTaskScores, SubsetScore, build_scores
 from firstsight.recipe.analysis import RESERVED_NAMES, Axis
 from firstsight.recipe.scales import START
-from firstsight.report.results import ArmResult
+from firstsight.report.results import ArmResult, StageLog
 from firstsight.report.table import (
     SCORE_SCHEMA,
     changed_tasks,
     guesser_margins,
     mean_over_seeds,
+    models_table,
     score_table,
     task_gains,
     task_overview,
@@ -161,3 +162,16 @@ def test_tasks_that_changed_between_arms_are_listed() -> None:
     tasks |= {"pope": replace(tasks["pope"], n=9), "gqa": replace(tasks["gqa"], version=3)}
     early = replace(early, scores=build_scores(tasks))
     assert changed_tasks(score_table([LATE, early])) == ["gqa", "pope"]
+
+
+def test_models_of_others_are_columns_beside_the_mean_of_what_was_trained() -> None:
+    stages = (StageLog(kind="finetune", address="finetune-0"),)
+    own = [replace(_arm("own", seed, Share(1), gqa=gqa), stages=stages) for seed, gqa in ((1, 0.4), (2, 0.6))]
+    arms = [*own, _arm("published", 1, Share(1), gqa=0.75)]
+    header, *rows = models_table(arms, score_table(arms))
+    assert header == ("score, %", "own", "published (not trained here)")
+    cells = {name: texts for name, *texts in rows}
+    assert cells["gqa"] == ["50.0", "75.0"] and list(cells)[:2] == ["vision: stable score", "text: stable score"]
+    assert own[0].scores is not None
+    assert set(cells) == {"vision: stable score", "text: stable score", *own[0].scores.tasks}
+    assert models_table(own, score_table(own)) == [] == models_table(arms[2:], score_table(arms[2:]))

@@ -13,6 +13,7 @@ import polars as pl
 
 from firstsight.evaluate.result_files import Scores, TaskScores, aggregate_scores
 from firstsight.recipe.analysis import STABLE_MEASURES, Axis, Coordinate, Measure, split_measure
+from firstsight.report.format import format_percent
 from firstsight.report.results import ArmResult, arms_with_scores
 
 ScoreRow = dict[str, Any]
@@ -256,3 +257,25 @@ def _mean_margins(rows: pl.DataFrame) -> pl.DataFrame:
     columns = ("score", *INTERVAL, *MARGIN_INTERVAL, "chance")
     means = rows.group_by("arm", "task", "kind", "condition", maintain_order=True).agg(pl.col(columns).mean())
     return guesser_margins(means.with_columns(pl.col("arm").alias("label")))
+
+
+def models_table(arms: Sequence[ArmResult], rows: pl.DataFrame) -> list[tuple[str, ...]]:
+    """Models that were not trained here beside the arms that were: a column for each, a row for each stable score and
+    task, in percent, and a header row; means over seeds. Empty where all or none were trained here."""
+    is_trained = {arm.name: bool(arm.stages) for arm in arms_with_scores(arms) if arm.role == "compared"}
+    if len(set(is_trained.values())) < 2:
+        return []
+    means = mean_over_seeds(rows.filter(condition="sighted", role="compared"))
+    scores = {(arm, task, kind): score for arm, task, kind, score in means["arm", "task", "kind", "score"].iter_rows()}
+    places = [(STABLE, kind) for kind in STABLE_MEASURES]
+    places += [(task, kind) for kind in STABLE_MEASURES for task in single_task_names(rows, kind)]
+    return [
+        ("score, %", *(name if trained else f"{name} (not trained here)" for name, trained in is_trained.items())),
+        *(
+            (
+                f"{kind}: stable score" if task == STABLE else task,
+                *(format_percent(scores.get((name, task, kind))) or "–" for name in is_trained),
+            )
+            for task, kind in places
+        ),
+    ]

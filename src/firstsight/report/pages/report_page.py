@@ -30,7 +30,7 @@ from firstsight.report.pages.arm_pairs import pair_data
 from firstsight.report.pages.question_cards import draw_samples
 from firstsight.report.results import ArmResult, RunInfo, arms_with_scores, damage_by_arms
 from firstsight.report.summary import comparability_warnings, seed_gaps, study_limits, tests_paper
-from firstsight.report.table import task_overview
+from firstsight.report.table import models_table, task_overview
 from firstsight.visible import visible_values
 
 VEGA_LITE_VERSION = "6.4"
@@ -193,6 +193,7 @@ def _results_context(results: StudyAnalysis) -> dict[str, Any]:
         "noise": results.noise,
         "accuracy": results.decision_accuracy,
         "overview": task_overview(rows),
+        "models": models_table(arms, rows),
         "samples": draw_samples(arms, rows, results.comparison),
         "num_scores": len(rows),
         "score_rows": rows.to_dicts() if len(rows) <= MAX_SCORE_ROWS else [],
