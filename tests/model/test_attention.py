@@ -229,6 +229,24 @@ def test_block_mask_is_causal_for_text_and_bidirectional_within_images(drawn: tu
     assert torch.equal(ahead.any(dim=2), _not_last(image_ids)), "each token of an image but the last attends ahead"
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    drawn=docs_and_image_ids(), window=st.sampled_from((1, 40, 128, 129, 255, 256, 257, 500)), has_images=st.booleans()
+)
+def test_windows_limit_the_past_of_a_document_but_not_an_image(
+    drawn: tuple[Tensor, Tensor], window: int, has_images: bool
+) -> None:
+    docs, image_ids = drawn[0], drawn[1] if has_images else None
+    allowed = attention.boolean_mask(docs, image_ids, window=window)[:, 0]
+    index = torch.arange(docs.shape[1])
+    near = index[:, None] - index[None, :] < window
+    expected = attention.boolean_mask(docs)[:, 0] & near
+    if image_ids is not None:
+        expected |= (image_ids[:, :, None] == image_ids[:, None, :]) & (image_ids >= 0)[:, None, :]
+    assert torch.equal(allowed, expected)
+    assert torch.equal(dense_from_blocks(attention.block_mask(docs, image_ids, window=window), *docs.shape), allowed)
+
+
 def _not_last(image_ids: Tensor) -> Tensor:
     after = torch.cat((image_ids[:, 1:], torch.full_like(image_ids[:, :1], -1)), dim=1)
     return (image_ids >= 0) & (after == image_ids)

@@ -62,3 +62,14 @@ def test_mlp_widths_are_open_lm_s(width: int, expected: int) -> None:
 def test_heads_must_divide_the_width(heads: int) -> None:
     with pytest.raises(QuantityError, match=f"heads must divide width. Got {heads} heads for width 64"):
         openlm_spec(layers=1, width=64, heads=heads, vocab_size=10)
+
+
+def test_windows_and_periods_count_what_layers_do() -> None:
+    """Of eight layers with a window of 100 in rows of 400, two see the whole row: pairs are counted one by one."""
+    full = llama_family_spec(layers=8, width=32, heads=4, kv_heads=4, mlp_width=48, vocab_size=40)
+    spec = replace(full, window=100, window_period=4, rotary_period=4)
+    assert [layer for layer in range(8) if not spec.is_windowed(layer)] == [3, 7]
+    assert [layer for layer in range(8) if not spec.has_rotary(layer)] == [3, 7]
+    pairs = 6 * sum(min(token + 0.5, 100) for token in range(400)) + 2 * sum(token + 0.5 for token in range(400))
+    assert spec.attention_flops(400) == pytest.approx(4 * 32 * pairs / 400, rel=0.01)
+    assert spec.attention_flops(100) == full.attention_flops(100)

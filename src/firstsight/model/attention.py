@@ -86,7 +86,8 @@ def block_mask(docs: Int[Tensor, "B T"], image_ids: Int[Tensor, "B T"] | None = 
         any_allowed = any_allowed & (distance - ATTENTION_BLOCK < window - 1)
         all_allowed = all_allowed & (distance + ATTENTION_BLOCK <= window)
     if image_ids is not None:
-        any_allowed |= _blocks_sharing_images(image_ids) & (index[:, None] < index)
+        is_outside = index[:, None] != index if window else index[:, None] < index
+        any_allowed |= _blocks_sharing_images(image_ids) & is_outside
     return BlockMask.from_kv_blocks(
         *_kv_block_indices(any_allowed & ~all_allowed),
         *_kv_block_indices(all_allowed),
