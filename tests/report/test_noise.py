@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from firstsight.evaluate.result_files import build_scores
+from firstsight.evaluate.result_files import TaskScores, build_scores
 from firstsight.report.claims import evaluate_claims
 from firstsight.report.compare import ArmComparison, ArmPair
 from firstsight.report.noise import StudyNoise, study_noise
@@ -147,6 +147,28 @@ def test_without_scores_there_is_nothing() -> None:
     assert noise.arm_table() == noise.difference_table() == []
 
 
+def _shifted(task: TaskScores, shift: float) -> TaskScores:
+    assert task.soft
+    return replace(task, score=(task.score or 0) + shift, soft=replace(task.soft, score=(task.soft.score or 0) + shift))
+
+
+def test_soft_scores_have_their_rows_beside_the_papers(make_arms: MakeArms) -> None:
+    """The soft score of these answers is 1/4 + score / 2, so every deviation is half as large, and ratios are equal."""
+    noise = _noise(make_arms(seeds=(1, 2, 3), noise=0.05))
+    paper = {score.name: score for score in noise.tasks} | dict(noise.stable)
+    assert [score.name for score in noise.soft] == [f"{name} soft" for name in paper]
+    for soft, score in zip(noise.soft, paper.values(), strict=True):
+        assert soft.tasks == score.tasks and soft.estimate.verdict == score.estimate.verdict
+        for name in ("arm_range", "signal", "noise", "seed_deviation", "paired_seed_deviation", "question_error"):
+            value = getattr(score.estimate, name)
+            assert getattr(soft.estimate, name) == pytest.approx(None if value is None else value / 2, abs=1e-9), name
+    names = [row[0] for row in noise.table()]
+    assert names[names.index("gqa") + 1] == "gqa, soft" and "vision: stable score, soft" in names
+    decided = sum(score.estimate.verdict == "decides" for score in noise.tasks)
+    assert f"{decided} decide by the paper's score, {decided} by the soft score" in " ".join(noise.lines())
+    assert set(noise.frame()["score"]) >= {"gqa", "gqa soft", "vision soft"}
+
+
 def test_spread_over_the_last_checkpoints_is_that_of_their_scores(make_arms: MakeArms) -> None:
     arms, rng = make_arms(seeds=(1, 2)), np.random.default_rng(0)
     assert "last checkpoints" not in _noise(arms).table()[0]
@@ -155,10 +177,7 @@ def test_spread_over_the_last_checkpoints_is_that_of_their_scores(make_arms: Mak
         assert arm.scores
         shifts = rng.normal(0, 0.02, 4).tolist()
         last = tuple(
-            build_scores(
-                {name: replace(task, score=(task.score or 0) + shift) for name, task in arm.scores.tasks.items()}
-            )
-            for shift in shifts
+            build_scores({name: _shifted(task, shift) for name, task in arm.scores.tasks.items()}) for shift in shifts
         )
         changed.append(replace(arm, last_scores=last if arm.role == "compared" else ()))
     noise = _noise(changed)

@@ -6,7 +6,7 @@ different versions is left out, as in differences.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,7 +21,7 @@ from firstsight.report.compare import ArmComparison, ArmPair, PairedDifference
 from firstsight.report.format import format_interval, format_percent, format_points
 from firstsight.report.question_scores import QuestionScores, RunScores, complete_table, scores_by_task
 from firstsight.report.results import ArmResult, arms_with_scores, compared_arms
-from firstsight.report.table import STABLE, changed_tasks, single_task_rows
+from firstsight.report.table import STABLE, changed_tasks, single_task_rows, soft_rows
 
 HEADER = (
     *("score", "verdict", "ratio", "ordered", "range", "signal", "noise"),
@@ -66,18 +66,25 @@ class StudyNoise:
     reduced: Mapping[str, ScoreNoise]
     """The stable score by kind without its tasks that are only noise; kinds without such tasks are absent, and those
     of which no other task is left. The tasks are selected by these very scores, so it is no evidence of its own."""
+    soft: tuple[ScoreNoise, ...] = ()
+    """Of the soft scores of `tasks` and of the soft stable scores; their names end in soft."""
     differences: tuple[tuple[PairedDifference, PairedDifference], ...] = ()
     """Differences of stable scores that claims compare: over all tasks, and of the kinds in `reduced`."""
 
     def frame(self) -> pl.DataFrame:
         """One row for each task and mean, the columns of noise.csv; deviations are shares of 1, null is unknown."""
-        means = [*self.stable.values(), *self.reduced.values()]
+        means = [*self.stable.values(), *self.reduced.values(), *self.soft]
         return pl.DataFrame([_frame_row(score) for score in (*self.tasks, *means)], schema=NOISE_SCHEMA)
 
     def table(self) -> list[tuple[str, ...]]:
         """The rows of `frame` as text in points, with a header row."""
-        names = [(score.name, score) for score in self.tasks]
-        names += [(f"{kind}: stable score", score) for kind, score in self.stable.items()]
+        soft = {score.name: score for score in self.soft}
+        paper = [(score.name, score.name, score) for score in self.tasks]
+        paper += [(f"{kind}: stable score", kind, score) for kind, score in self.stable.items()]
+        names = list[tuple[str, ScoreNoise]]()
+        for name, measure, score in paper:
+            names.append((name, score))
+            names += [(f"{name}, soft", soft[f"{measure} soft"])] * (f"{measure} soft" in soft)
         names += [(f"{kind}: without noise-only tasks", score) for kind, score in self.reduced.items()]
         rows = [(name, *_estimate_texts(score.estimate)) for name, score in names]
         if not self.has_last_checkpoints:
@@ -99,10 +106,20 @@ class StudyNoise:
         selection = "selected by these scores, so the scores without them are no evidence of their own"
         return [
             *EXPLANATION,
+            *self._soft_lines(),
             *[LAST_EXPLANATION] * self.has_last_checkpoints,
             *[f"{needs} ({names})."] * bool(unknown),
             *[f"Noise-only tasks of the stable scores ({selection}): {'; '.join(left_out)}."] * bool(left_out),
         ]
+
+    def _soft_lines(self) -> list[str]:
+        """How many tasks decide by the paper's score and by the soft one; empty without soft scores."""
+        soft = {score.name.removesuffix(" soft"): score.estimate.verdict for score in self.soft}
+        pairs = [(score.estimate.verdict, soft[score.name]) for score in self.tasks if score.name in soft]
+        if not pairs:
+            return []
+        by_paper, by_soft = (sum(verdict == "decides" for verdict in column) for column in zip(*pairs, strict=True))
+        return [f"Of {len(pairs)} tasks {by_paper} decide by the paper's score, {by_soft} by the soft score beside it."]
 
     def arm_table(self) -> list[tuple[str, ...]]:
         """Stable scores of each arm in points, means over seeds: of all tasks and beside it of `reduced`; a header."""
@@ -175,7 +192,7 @@ def study_noise(
     compared = compared_arms(arms_with_scores(arms))
     sighted = single_task_rows(rows.filter(condition="sighted", role="compared"))
     sighted = sighted.filter(~pl.col("task").is_in(changed_tasks(rows)))
-    last_scores = {(arm.name, arm.seed): arm.last_scores for arm in compared}
+    last_scores = {(arm.name, arm.seed): [_task_scores(scores) for scores in arm.last_scores] for arm in compared}
     score_noise = partial(_score_noise, answers=QuestionScores(compared), last_scores=last_scores)
     columns = sighted.select("task", "kind", "baseline").unique("task", keep="first", maintain_order=True).rows()
     values = scores_by_task(sighted)
@@ -194,9 +211,40 @@ def study_noise(
         included = {task: values[task] for task in baselines if task not in noise_only}
         if noise_only and included:
             reduced[kind] = score_noise(STABLE, kind, included, baselines=baselines)
-    noise = replace(noise, stable=stable, reduced=reduced)
+    baselines = {task: (kind, baseline) for task, kind, baseline in columns}
+    noise = replace(noise, stable=stable, reduced=reduced, soft=tuple(_soft_noise(compared, rows, baselines)))
     left_out = [task for kind in reduced for task in noise.noise_only(kind)]
     return replace(noise, differences=_reduced_differences(claims, comparison.without_tasks(left_out), kinds=reduced))
+
+
+def _soft_noise(
+    compared: Sequence[ArmResult], rows: pl.DataFrame, baselines: Mapping[str, tuple[str, float | None]]
+) -> Iterator[ScoreNoise]:
+    """Of the soft scores of tasks, and of the means of those with a baseline.
+
+    `baselines`: kind and baseline of each task.
+    """
+    sighted = single_task_rows(soft_rows(rows).filter(condition="sighted", role="compared"))
+    values = {task: runs for task, runs in scores_by_task(sighted).items() if task in baselines}
+    last_scores = {
+        (arm.name, arm.seed): [_task_scores(scores, is_soft=True) for scores in arm.last_scores] for arm in compared
+    }
+    score_noise = partial(_score_noise, answers=QuestionScores(compared, column="soft"), last_scores=last_scores)
+    for task, runs in values.items():
+        kind, baseline = baselines[task]
+        yield score_noise(f"{task} soft", kind, {task: runs}, baselines={}, in_stable=baseline is not None)
+    for kind in STABLE_MEASURES:
+        included = {task: b for task, (k, b) in baselines.items() if k == kind and b is not None and task in values}
+        scores = {task: values[task] for task in included}
+        if scores and set.intersection(*(set(runs) for runs in scores.values())):
+            yield score_noise(f"{kind} soft", kind, scores, baselines=included)
+
+
+def _task_scores(scores: Scores, *, is_soft: bool = False) -> dict[str, float | None]:
+    """The scores of tasks, or their soft scores."""
+    if is_soft:
+        return {name: task.soft.score if task.soft else None for name, task in scores.tasks.items()}
+    return {name: task.score for name, task in scores.tasks.items()}
 
 
 def _reduced_differences(
@@ -219,7 +267,7 @@ def _score_noise(
     scores: Mapping[str, RunScores],
     *,
     answers: QuestionScores,
-    last_scores: Mapping[tuple[str, int], Sequence[Scores]],
+    last_scores: Mapping[tuple[str, int], Sequence[Mapping[str, float | None]]],
     baselines: Mapping[str, float],
     in_stable: bool = True,
 ) -> ScoreNoise:
@@ -247,9 +295,12 @@ def _score_noise(
     )
 
 
-def _means_over_tasks(last_scores: Sequence[Sequence[Scores]], *, tasks: Sequence[str]) -> np.ndarray | None:
+def _means_over_tasks(
+    last_scores: Sequence[Sequence[Mapping[str, float | None]]], *, tasks: Sequence[str]
+) -> np.ndarray | None:
     """Means over tasks of the scores of the last checkpoints, [runs, checkpoints]; None where a run lacks some."""
     if len({len(run) for run in last_scores}) > 1 or len(last_scores[0]) < 2:
         return None
-    values = [[[scores.tasks[task].score for task in tasks] for scores in run] for run in last_scores]
-    return np.array(values, dtype=float).mean(-1)
+    values = [[[scores[task] for task in tasks] for scores in run] for run in last_scores]
+    means = np.array(values, dtype=float).mean(-1)
+    return None if np.isnan(means).any() else means
