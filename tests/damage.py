@@ -8,8 +8,8 @@ from pathlib import Path
 DAMAGES = ("flipped", "cut", "padded", "emptied", "deleted", "folder", "link")
 
 
-def damage_file(path: Path, kind: str, *, at: float = 0.5) -> None:
-    """Damage a file in one of DAMAGES; `at`: where, as a fraction of its size."""
+def damage_file(path: Path, kind: str, *, at: float = 0.5, elsewhere: Path | None = None) -> None:
+    """Damage a file in one of DAMAGES; `at`: where, as a fraction of its size; `elsewhere`: the folder of a link's target."""
     data = path.read_bytes()
     middle = min(int(len(data) * at), max(len(data) - 1, 0))
     match kind:
@@ -27,7 +27,7 @@ def damage_file(path: Path, kind: str, *, at: float = 0.5) -> None:
             path.unlink()
             (path / "something").mkdir(parents=True)
         case "link":  # to a copy, which must not be written to
-            copy = path.parent.parent.parent / f"{path.name}.elsewhere"
+            copy = (elsewhere or path.parent.parent.parent) / f"{path.name}.elsewhere"
             shutil.move(path, copy)
             path.symlink_to(copy)
         case _:

@@ -32,7 +32,7 @@ def write_step(out: Path, *, rounds: int, state: dict[str, object] | None = None
         log.append(f"round {number}\n".encode())
         weights = resume.path / f"{number}-weights.bin"
         weights.write_bytes(random.Random(number).randbytes(100))
-        resume.save({"rounds": number + 1} | (state or {}), [weights])
+        resume.save({"rounds": number + 1} | (state or {}), resume.record_files([weights]))
     log.append(b"a line after the point\n")
     return damage
 

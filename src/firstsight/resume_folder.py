@@ -26,7 +26,7 @@ from firstsight.files import fsync_path, link_or_copy, write_atomic
 RESUME_FOLDER, POINT_FILE = "resume", "point.json"
 UNFINISHED_FILES = (f"{RESUME_FOLDER}/**", f"{RESUME_FOLDER}.damaged-*", f"{RESUME_FOLDER}.damaged-*/**")
 """What a step with a `ResumeFolder` leaves for its next attempt, as patterns relative to its work folder."""
-_POINT_FORMAT = 1
+_POINT_FORMAT = 2
 _CHUNK = 1 << 20
 
 
@@ -100,6 +100,8 @@ class ResumeFolder:
         if point["format"] != _POINT_FORMAT:
             raise DataError(f"it has format {point['format']}, this firstsight writes {_POINT_FORMAT}.")
         for name, (size, sha256) in point["files"].items():
+            if not _is_folder((self.path / name).parent):
+                raise DataError(f"{name} is not in a folder.")
             digest = _prefix_digest(self.path / name, size)
             if digest.hexdigest() != sha256:
                 raise DataError(f"{name} does not have the {size:,} bytes that {POINT_FILE} names.")
@@ -126,23 +128,32 @@ class ResumeFolder:
         self._appended[name] = AppendedFile(self.path / name, size=size, digest=digest)
         return self._appended[name]
 
-    def save(self, state: Mapping[str, Any], files: Iterable[Path] = ()) -> None:
-        """Make `state` (plain JSON), the appended files and `files` in the folder the point; other files are removed.
+    def record_files(self, files: Iterable[Path]) -> dict[str, tuple[int, str]]:
+        """Sync `files`, which are in the folder or in a folder in it, and record their size and sha256 by name."""
+        records = dict[str, tuple[int, str]]()
+        for file in files:
+            fsync_path(file)
+            fsync_path(file.parent)
+            size = file.stat().st_size
+            records[str(file.relative_to(self.path))] = size, _prefix_digest(file, size).hexdigest()
+        return records
+
+    def save(self, state: Mapping[str, Any], files: Mapping[str, tuple[int, str]] | None = None) -> None:
+        """Make `state` (plain JSON), the appended files and `files` (`record_files`) the point; others are removed.
 
         OSError if the disk is full: the point before stays.
         """
         records = {file.path.name: (file.size, file.sha256) for file in self._appended.values()}
         for name in records:
             fsync_path(self.path / name)
-        for file in files:
-            fsync_path(file)
-            records[file.name] = file.stat().st_size, _prefix_digest(file, file.stat().st_size).hexdigest()
+        records |= files or {}
         fsync_path(self.path)
         point = {"format": _POINT_FORMAT, "state": state, "files": records}
         write_atomic(self.path / POINT_FILE, seal_json(point), sync=True)
         self.state = state
+        names = {Path(name).parts[0] for name in (*records, POINT_FILE)}
         for path in self.path.iterdir():
-            if path.name not in (*records, POINT_FILE):
+            if path.name not in names:
                 remove_path(path)
 
     def finish(self) -> None:

@@ -68,6 +68,12 @@ class Site:
     """The largest sizes that files of others may have."""
     rows_at_once: int = 0
     """Rows of a step that are computed together where memory is short, their gradients summed; 0: all."""
+    processes: int = 1
+    """Processes of one training step, each with a part of its rows and of the weights; on a GPU, its GPUs."""
+    shard_group: int = 0
+    """Processes that share one copy of the weights; groups have copies of their own. 0: all of a step share one."""
+    gpus: int = 0
+    """GPUs of this machine that steps share out, `processes` for each step; 0: all steps take the first ones."""
     readers: int = 1
     """Threads that prefetch training batches; processes that prepare shards."""
 

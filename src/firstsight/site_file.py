@@ -1,6 +1,7 @@
 """The site file, TOML:
 
-    [machine]                   device, threads, compile, recompute, loss, save_every, cache, rows_at_once, readers
+    [machine]                   device, threads, compile, recompute, loss, save_every, cache, rows_at_once, readers,
+                                processes, shard_group, gpus
     [limits]                    record, unpacked, file, settings, depth, picture, pixels, row_group, tokenizer ...
     [sources.NAME]              path, pictures, captions, columns, split, most_bad
 
@@ -105,7 +106,7 @@ def _read_value(key: str, value: Any, annotation: str, *, path: Path, header: st
     if annotation == "Mapping[str, str]":
         for name, item in value.items():
             _check_type(item, "str", f"{location}.{name}")
-    minimum = 1 if key in ("threads", "readers") else 0
+    minimum = 1 if key in ("threads", "readers", "processes") else 0
     if annotation in ("int", "float") and not minimum <= value <= MAX_NUMBER:  # also false of nan
         limits = f"at least {minimum} and at most {MAX_NUMBER:,}"
         raise RequestError(f"{location}: wanted {limits}. Got {value}. Correct that line.")

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the workers import their handl
 import toy_steps
 from tests.foreign_text import OBEYED
 
-from firstsight.plan.executor import KERNEL_CACHE_SHAPES, LocalExecutor
+from firstsight.plan.executor import KERNEL_CACHE_SHAPES, LocalExecutor, gpu_environment
 from firstsight.plan.scheduler import StepEvent, run
 from firstsight.plan.store import Store
 from firstsight.site import Site
@@ -122,3 +122,12 @@ def test_a_run_ended_by_a_signal_resumes_to_the_same_bytes(
     assert sizes == {path: path.stat().st_size for path in tmp_path.glob("work/*/slices")}
     assert toy_steps.run_graph(toy_steps.diamond(), tmp_path).ok
     assert toy_steps.published_digests(tmp_path) == expected
+
+
+def test_workers_have_gpus_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    site = Site(device="cuda", gpus=8, processes=4)
+    assert [gpu_environment(site, slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["0,1,2,3", "4,5,6,7"]
+    assert gpu_environment(Site(device="cuda"), 0) == {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,6,7")
+    assert gpu_environment(Site(device="cuda", gpus=4, processes=2), 1)["CUDA_VISIBLE_DEVICES"] == "6,7"

@@ -13,9 +13,9 @@ from firstsight.plan.graph import build_graph
 from firstsight.plan.scheduler import EventCallback, StepEvent
 from firstsight.plan.store import Store
 from firstsight.recipe.scales import get_scale
-from firstsight.site import ProgressCallback
+from firstsight.site import ProgressCallback, Site
 from firstsight.studies.when import when
-from firstsight.workspace.execute import HANDLERS, run_graph, run_step
+from firstsight.workspace.execute import HANDLERS, run_graph, run_step, with_processes, worker_count
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
 from firstsight.workspace.sources import current_site
 
@@ -46,6 +46,31 @@ def test_a_step_is_run_once_and_its_events_are_shown(tmp_path: Path) -> None:
     assert [event.kind for event in recorder.events if event.kind != "progress"] == ["started", "published"]
     assert run_step(VOCABULARY, store, site=current_site(), display=recorder) == folder
     assert len([event for event in recorder.events if event.kind == "started"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("site", "jobs", "expected"),
+    [
+        (Site(device="cuda", gpus=8, processes=4), None, 2),
+        (Site(device="cuda", gpus=8, processes=3), None, 2),
+        (Site(device="cuda", gpus=8), 5, 5),
+        (Site(device="cuda", processes=4), None, 1),
+        (Site(device="cpu", processes=10_000), None, 1),
+    ],
+)
+def test_steps_at_once_share_out_the_gpus(site: Site, jobs: int | None, expected: int) -> None:
+    assert worker_count(site, jobs) == expected
+
+
+@pytest.mark.parametrize(("processes", "jobs"), [(4, 3), (9, None)])
+def test_more_steps_than_gpus_are_refused(processes: int, jobs: int | None) -> None:
+    with pytest.raises(QuantityError, match="wanted at most"):
+        worker_count(Site(device="cuda", gpus=8, processes=processes), jobs)
+
+
+def test_zero_processes_are_refused() -> None:
+    with pytest.raises(QuantityError, match=r"--processes: wanted at least 1\. Got 0"):
+        with_processes(Site(), 0)
 
 
 def test_zero_jobs_are_refused_before_a_worker_starts(tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ def run(
     *,
     out: OutOption = RUNS,
     jobs: Annotated[int | None, typer.Option(metavar="N", help="Steps run in parallel; default: all cores.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes of every training step; default: the site's.")
+    ] = None,
     executor: Annotated[str, typer.Option(help="What runs the steps: local.")] = "local",
     until_decided: Annotated[
         bool, typer.Option("--until-decided", help="Add seeds until all claims are decided.")
@@ -68,7 +71,7 @@ def run(
     workspace = Workspace(out)
     if budget is not None:
         _decide(workspace, study, budget=budget, max_runs=None, jobs=jobs)
-    summary = workspace.run(study, jobs=jobs, on_progress=TerminalProgress())
+    summary = workspace.run(study, jobs=jobs, processes=processes, on_progress=TerminalProgress())
     terminal.print_lines(summary.lines())  # before the report, which may fail too where the disk is full
     results = workspace.results(study, summary=summary)
     _write_report(results)

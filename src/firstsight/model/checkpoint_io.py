@@ -35,10 +35,21 @@ class LoadedCheckpoint:
     tokens_seen: int
 
 
-def save(folder: Path, model: VLM, *, tokens_seen: int, tokenizer: Path, encoders: Sequence[Path]) -> None:
-    """Write weights, spec, tokenizer and the folders of an external encoder; equal arguments give equal bytes."""
+def save(
+    folder: Path,
+    model: VLM,
+    *,
+    tokens_seen: int,
+    tokenizer: Path,
+    encoders: Sequence[Path],
+    weights: NamedTensors | None = None,
+) -> None:
+    """Write weights, spec, tokenizer and the folders of an external encoder; equal arguments give equal bytes.
+
+    `weights`: the model's, where they have to be gathered from several processes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder, model.state_dict())
+    write_tensors(folder, model.state_dict() if weights is None else weights)
     _write_other_files(folder, model.spec, tokens_seen=tokens_seen, tokenizer=tokenizer, encoders=encoders)
 
 

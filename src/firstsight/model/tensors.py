@@ -87,6 +87,13 @@ class StoredTensors(Mapping[str, Tensor]):
         check_finite(name, tensor, location=file)
         return tensor
 
+    def rows(self, name: str, rows: slice) -> Tensor:
+        """Those of `rows` that a tensor has, read alone, in memory of their own; ModelError as of `[name]`."""
+        with _open_safetensors(self._files[name]) as data:
+            tensor = data.get_slice(name)[rows.start : min(rows.stop, self.shape(name)[0])].clone()
+        check_finite(name, tensor, location=self._files[name])
+        return tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored_names)
 

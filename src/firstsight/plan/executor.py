@@ -67,20 +67,22 @@ class LocalExecutor:
         self._site = site
         self._idle: list[WorkerProcess] = []
         self._busy: dict[str, WorkerProcess] = {}
+        self._slots: dict[WorkerProcess, int] = {}
+        """The number of each living worker, below `workers`: the share of the GPUs that it has."""
 
     def __enter__(self) -> LocalExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
         for worker in (*self._idle, *self._busy.values()):
-            worker.kill()
+            self._end_worker(worker)
         self._idle.clear()
         self._busy.clear()
 
     def submit(self, job: StepJob) -> None:
         """Start `job`; the caller never has more than `workers` running."""
         while self._idle and not self._idle[-1].is_alive():
-            self._idle.pop().kill()
+            self._end_worker(self._idle.pop())
         worker = self._idle.pop() if self._idle else self._start_worker(job)
         self._busy[job.step.address] = worker
         worker.send(job)
@@ -98,9 +100,16 @@ class LocalExecutor:
         return {address: worker.pid for address, worker in self._busy.items()}
 
     def _start_worker(self, job: StepJob) -> WorkerProcess:
-        environment, log_path = worker_environment(self._site), Store(job.store_root).log_path(job.step.address)
-        target = "firstsight.plan.executor:serve_jobs"
-        return WorkerProcess(target, environment=environment, new_session=True, log_path=log_path)
+        slot = min(set(range(self.workers)) - set(self._slots.values()))
+        environment = worker_environment(self._site) | gpu_environment(self._site, slot)
+        target, log_path = "firstsight.plan.executor:serve_jobs", Store(job.store_root).log_path(job.step.address)
+        worker = WorkerProcess(target, environment=environment, new_session=True, log_path=log_path)
+        self._slots[worker] = slot
+        return worker
+
+    def _end_worker(self, worker: WorkerProcess) -> None:
+        worker.kill()
+        self._slots.pop(worker, None)
 
     def _receive(self, address: str) -> list[StepReport]:
         worker = self._busy[address]
@@ -109,7 +118,7 @@ class LocalExecutor:
         if reports and reports[-1].state != "progress":
             self._idle.append(self._busy.pop(address))
         elif not is_alive:
-            self._busy.pop(address).kill()
+            self._end_worker(self._busy.pop(address))
             advice = " Try fewer --jobs." if worker.exit_code() == -signal.SIGKILL else ""
             reports.append(StepReport(address, "failed", reason=f"its worker {worker.exit_description()}.{advice}"))
         return reports
@@ -122,6 +131,15 @@ def worker_environment(site: Site) -> dict[str, str]:
     environment = {f"{library}_THREADS": str(site.threads) for library in libraries}
     environment |= dict.fromkeys(("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"), str(KERNEL_CACHE_SHAPES))
     return environment | {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
+
+
+def gpu_environment(site: Site, slot: int) -> dict[str, str]:
+    """The variable that shows the worker number `slot` its own GPUs, where the site shares them out."""
+    if not site.gpus:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(number) for number in range(site.gpus)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * site.processes : (slot + 1) * site.processes])}
 
 
 def serve_jobs(connection: Connection) -> None:

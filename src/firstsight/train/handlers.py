@@ -16,26 +16,25 @@ from typing import Literal
 from firstsight.data import tokenizer
 from firstsight.data.loader import Batch, BatchStream, DecodedImages, prefetch_batches
 from firstsight.data.loader.sample_ledger import SampleLedgerWriter
-from firstsight.errors import Diverged, ModelError
+from firstsight.errors import Diverged, MixError, ModelError
 from firstsight.files import write_json
 from firstsight.model.checkpoint_io import read_spec
 from firstsight.model.vision import extract_features, load_encoder
 from firstsight.recipe.model import LMSpec, VLMSpec
 from firstsight.recipe.stages import Finetune, Midtrain, Pretrain, TrunkSegment
 from firstsight.recipe.vision import PatchProjectionSpec
-from firstsight.resume_folder import ResumeFolder
 from firstsight.site import ProgressCallback, Site
+from firstsight.train import parallel
 from firstsight.train.compilation import compile_decoder, configure_torch, release_free_memory
 from firstsight.train.divergence import explain_divergence
 from firstsight.train.loop import MetricsLog, ProgressReporter, train
+from firstsight.train.ranks import in_processes
+from firstsight.train.resume import LastWeights, TrainingResume
 from firstsight.train.state import (
-    LastWeights,
     TrainState,
     branch_state,
     load_moments,
-    load_resume_point,
     resume_state,
-    save_resume_point,
     untrained_state,
     write_checkpoint,
 )
@@ -55,6 +54,7 @@ class StepContext:
     on_progress: ProgressCallback
 
 
+@in_processes
 def pretrain(spec: TrunkSegment, *, inputs: StepInputs, out: Path, site: Site, on_progress: ProgressCallback) -> None:
     """Train a trunk from the segment's start to its end, from the checkpoint of the segment before."""
     configure_torch(site)
@@ -75,6 +75,7 @@ def pretrain(spec: TrunkSegment, *, inputs: StepInputs, out: Path, site: Site, o
     _run_training(state, stream, trunk, until, context)
 
 
+@in_processes
 def train_stage(
     spec: Midtrain | Finetune, *, inputs: StepInputs, out: Path, site: Site, on_progress: ProgressCallback
 ) -> None:
@@ -101,21 +102,21 @@ def _run_training(
     out, site, step_tokens = context.out, context.site, int(stream.row_shape.tokens_per_step)
     start_step = int(state.tokens_seen) // step_tokens
     progress = ProgressReporter(context.on_progress, total=until, unit="tokens", done=state.tokens_seen)
-    resume = ResumeFolder(out, on_damage=progress.note)
-    resumed = load_resume_point(resume, state) or {}
+    resume = TrainingResume(out, state, on_damage=progress.note)
+    resumed = resume.load() or {}
     log_file, ledger_file = (resume.open_appended(name) for name in ("log.jsonl", "ledger.npy"))
     log = MetricsLog(log_file, stream.source_names, steps=stream.steps, state=resumed.get("log"))
     ledger = SampleLedgerWriter(ledger_file, stream, first_step=start_step, state=resumed.get("ledger"))
 
-    last_weights = LastWeights(resume, () if isinstance(spec, Pretrain) else spec.checkpoint_tokens)
+    last_weights = LastWeights(resume.path, () if isinstance(spec, Pretrain) else spec.checkpoint_tokens)
 
     def save() -> None:
         extra_state = {"log": log.state_dict(), "ledger": ledger.state_dict()}
-        save_resume_point(resume, state, extra_state, earlier=last_weights.files(state.tokens_seen))
+        resume.save(extra_state, earlier=last_weights.files(state.tokens_seen))
         release_free_memory()
 
     prepare, last_save = _batch_preparer(state, stream, context.inputs, site), monotonic()
-    slices = _micro_batch_slices(stream.row_shape.batch_size, site.rows_at_once)
+    slices = micro_batch_slices(stream.row_shape.batch_size, site.rows_at_once)
     first_step = int(state.tokens_seen) // step_tokens
     with closing(prefetch_batches(stream, first_step, num_workers=site.readers, replicas=slices)) as batches:
         try:
@@ -125,30 +126,36 @@ def _run_training(
                 if progress.is_due or info.tokens_seen >= until:
                     metrics = {"loss": info.loss, "lr": info.lr, "tokens/s": progress.rate(info.tokens_seen)}
                     progress.report(info.tokens_seen, **metrics)
-                if last_weights.write_due(state) or monotonic() - last_save > site.save_every:
+                is_due = parallel.any_rank(monotonic() - last_save > site.save_every)
+                if last_weights.write_due(state) or is_due:
                     save()
                     last_save = monotonic()
         except Diverged as error:
             save()
             raise explain_divergence(error, state, stream, out=out, prepare=prepare) from error
-    _write_results(state, stream, context, ledger=ledger)
-    last_weights.publish(out)
-    resume.finish()
-
-
-def _write_results(state: TrainState, stream: BatchStream, context: StepContext, *, ledger: SampleLedgerWriter) -> None:
-    """The checkpoint, ledger.json and achieved.json."""
     encoders = _tower_folders(state.model.spec, context.inputs, "external")
-    write_checkpoint(context.out, state, tokenizer=context.inputs["tokenizer"], encoders=encoders)
-    ledger.close(context.out / "ledger.json")
-    write_json(context.out / "achieved.json", achieved_record(stream, context.inputs))
+    write_checkpoint(out, state, tokenizer=context.inputs["tokenizer"], encoders=encoders)
+    if not parallel.rank():
+        ledger.close(out / "ledger.json")
+        write_json(out / "achieved.json", achieved_record(stream, context.inputs))
+        last_weights.publish(out)
+        resume.finish()
 
 
-def _micro_batch_slices(num_rows: int, max_rows: int) -> list[tuple[int, int]]:
-    """(number, count) of the fewest equal parts of a step's rows with at most `max_rows` each; 0 is no limit."""
-    limit = max_rows or num_rows
-    count = next(count for count in range(1, num_rows + 1) if num_rows % count == 0 and num_rows // count <= limit)
-    return [(number, count) for number in range(count)]
+def micro_batch_slices(num_rows: int, max_rows: int) -> list[tuple[int, int]]:
+    """(number, count) of this rank's parts of a step's rows: the fewest equal parts of at most `max_rows`; 0: no limit.
+
+    MixError if the rows cannot be divided evenly among the ranks.
+    """
+    ranks = parallel.world_size()
+    if num_rows % ranks:
+        counts = ", ".join(str(count) for count in range(1, num_rows + 1) if num_rows % count == 0)
+        raise MixError(
+            f"processes: wanted a number that divides the {num_rows} rows of a step: {counts}. Got {ranks}. Change it."
+        )
+    rows = num_rows // ranks
+    parts = next(parts for parts in range(1, rows + 1) if rows % parts == 0 and rows // parts <= (max_rows or rows))
+    return [(parallel.rank() * parts + part, ranks * parts) for part in range(parts)]
 
 
 def _batch_preparer(state: TrainState, stream: BatchStream, inputs: StepInputs, site: Site) -> Callable[[Batch], Batch]:

@@ -21,6 +21,7 @@ from firstsight.model.loss import lm_loss
 from firstsight.recipe.mixture import MAX_SOURCES
 from firstsight.resume_folder import AppendedFile
 from firstsight.site import Progress, ProgressCallback
+from firstsight.train import parallel
 from firstsight.train.state import TrainState
 from firstsight.units import Tokens
 
@@ -56,19 +57,23 @@ def train(
 ) -> Iterator[StepInfo]:
     """One update per batch until `tokens_seen` reaches `until`; the update that reaches s has rate `lr_schedule(s)`.
 
-    The gradients of micro-batches add up to the gradient of the mean loss over all loss tokens of the batch.
+    The gradients of micro-batches, and of all ranks, add up to that of the mean loss over all loss tokens of the batch.
     Raises Diverged before an update whose loss or gradient is not finite, with `state` as after the update before.
     """
     while state.tokens_seen < until:
         micro_batches = next(batches)
-        tokens = sum(batch.tokens.numel() for batch in micro_batches)
+        tokens = parallel.world_size() * sum(batch.tokens.numel() for batch in micro_batches)
         tokens_seen = Tokens(state.tokens_seen + tokens)
         lr = lr_schedule(tokens_seen)
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
-        num_loss_tokens = torch.stack([(batch.targets >= 0).sum() for batch in micro_batches]).sum().clamp(min=1)
-        sums = [_accumulate_gradients(state, batch, num_loss_tokens) for batch in micro_batches]
-        losses, loss_tokens = (torch.stack(tensors).sum(dim=0) for tensors in zip(*sums, strict=True))
+        num_loss_tokens = torch.stack([(batch.targets >= 0).sum() for batch in micro_batches]).sum()
+        num_loss_tokens = parallel.total(num_loss_tokens).clamp(min=1)
+        sums: list[tuple[Tensor, Tensor]] = []
+        for batch in micro_batches:
+            parallel.set_gradient_sync(state.model, is_last=batch is micro_batches[-1])
+            sums.append(_accumulate_gradients(state, batch, num_loss_tokens))
+        losses, loss_tokens = (parallel.total(torch.stack(parts).sum(dim=0)) for parts in zip(*sums, strict=True))
         grad_norm = clip_grad_norm(list(state.model.parameters()), state.optim.max_grad_norm)
         numbers = {"loss": float(losses.sum() / num_loss_tokens), "grad_norm": float(grad_norm)}
         by_source: dict[str, Any] = {"losses": tuple(losses.tolist()), "loss_tokens": tuple(loss_tokens.tolist())}
@@ -106,9 +111,9 @@ def clip_grad_norm(parameters: list[torch.nn.Parameter], max_norm: float) -> Ten
     Squares are added one parameter after the other in float64, so that parameters with zero gradients (a projector in
     a batch without images) do not change the norm's bits.
     """
-    grads = [p.grad for p in parameters if p.grad is not None]
+    grads = [parallel.local_tensor(p.grad) for p in parameters if p.grad is not None]
     squares = torch.stack(torch._foreach_norm(grads)).double().square()  # pyright: ignore[reportPrivateImportUsage]
-    norm = squares.cumsum(0)[-1].sqrt()
+    norm = parallel.sum_over_shards(squares).cumsum(0)[-1].sqrt()
     torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0).float())  # pyright: ignore[reportPrivateImportUsage]
     return norm
 
@@ -117,9 +122,10 @@ class MetricsLog:
     """log.jsonl: one line per interval, with the mean losses by source over the interval."""
 
     def __init__(
-        self, file: AppendedFile, names: Sequence[str], *, steps: int, state: Mapping[str, Any] | None
+        self, file: AppendedFile | None, names: Sequence[str], *, steps: int, state: Mapping[str, Any] | None
     ) -> None:
-        """`state`: that of the point from which `file` continues; None for an empty file."""
+        """`state`: that of the point from which `file` continues; None for an empty file. Without a file nothing is
+        written."""
         self.file, self.names, self.steps = file, tuple(names), steps
         self.interval = max(1, steps // TARGET_LOG_LINES)
         self._clear()
@@ -139,7 +145,8 @@ class MetricsLog:
             self.loss_sums[group] += info.losses[group]
             self.token_counts[group] += info.loss_tokens[group]
         if info.step % self.interval == 0 or info.step == self.steps:
-            self.file.append(json.dumps(self._interval_record(info), allow_nan=False).encode() + b"\n")
+            if self.file is not None:
+                self.file.append(json.dumps(self._interval_record(info), allow_nan=False).encode() + b"\n")
             self._clear()
 
     def _interval_record(self, info: StepInfo) -> dict[str, Any]:

@@ -1,18 +1,18 @@
-"""The training state (weights, optimizer, tokens seen): how it starts, branches into a larger model, and is saved.
+"""The training state (weights, optimizer, tokens seen): how it starts, branches into a larger model, and is published.
 
-Resume points are files of a `resume_folder.ResumeFolder`: weights and moments, beside the log and the sample ledger.
-Models are built on the meta device, so that memory has weights only once.
+Models are built on the meta device, so that memory has weights only once. In a process group each rank builds the whole
+model in the memory of its machine, with the values of one process, and keeps its rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from firstsight.errors import ModelError
 from firstsight.model import checkpoint_io
@@ -20,15 +20,15 @@ from firstsight.model.tensors import (
     StoredTensors,
     allocate_parameters,
     format_faults,
-    load_weights,
     meta_init,
     write_tensors,
 )
 from firstsight.model.vision import Encoder, load_encoder
 from firstsight.model.vlm import VLM
 from firstsight.recipe.model import LMSpec, VLMSpec
-from firstsight.recipe.stages import AdamWSpec, Pretrain, Trains
-from firstsight.resume_folder import ResumeFolder
+from firstsight.recipe.stages import AdamWSpec, ModuleTraining, Pretrain, Trains
+from firstsight.train import parallel
+from firstsight.train.parallel import WholeTensors
 from firstsight.units import Tokens
 
 MOMENT_KEYS = ("exp_avg", "exp_avg_sq", "step")
@@ -101,7 +101,7 @@ def load_moments(state: TrainState, folder: Path) -> None:
     """Load AdamW's moments from a checkpoint for all parameters that it has and that are trained."""
     if not any(folder.glob("optimizer*.safetensors")):
         raise ModelError(f"{folder}: wanted the optimizer's moments. Got a checkpoint without. Set moments='fresh'.")
-    assign_moments(state, StoredTensors(folder, "optimizer"))
+    _assign_moments(state, StoredTensors(folder, "optimizer"))
 
 
 def resume_state(folder: Path, trunk: Pretrain, *, tokens_seen: Tokens, device: str = "cpu") -> TrainState:
@@ -119,20 +119,21 @@ def collect_moments(state: TrainState) -> dict[str, Tensor]:
     return {f"{name}.{key}": moments[p][key] for name, p in names if p in moments for key in MOMENT_KEYS}
 
 
-def assign_moments(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
-    """Set the moments of all trained parameters to those in `tensors`, named as by `collect_moments`.
+@torch.no_grad()
+def _assign_moments(state: TrainState, stored: StoredTensors) -> None:
+    """Set the moments of all trained parameters to those in `stored`, named as by `collect_moments`.
 
-    Moments of appended embedding rows are zero; those of untrained parameters are dropped.
+    Moments of appended embedding rows are zero; those of untrained parameters are dropped. Only this rank's rows are
+    read, whatever the number of processes that wrote them.
     """
     for name, parameter in state.model.named_parameters():
-        if f"{name}.step" not in tensors or not parameter.requires_grad:
+        if f"{name}.step" not in stored or not parameter.requires_grad:
             continue
         averages = {key: torch.zeros_like(parameter, requires_grad=False) for key in MOMENT_KEYS[:2]}
         for key, average in averages.items():
-            stored = tensors[f"{name}.{key}"]
-            average[: len(stored)].copy_(stored)
-        step = tensors[f"{name}.step"].to(parameter.device, copy=True)
-        state.optimizer.state[parameter] = {"step": step, **averages}
+            rows = stored.rows(f"{name}.{key}", parallel.local_rows(parameter))
+            parallel.local_tensor(average)[: len(rows)].copy_(rows)
+        state.optimizer.state[parameter] = {"step": stored[f"{name}.step"].to(parameter.device), **averages}
 
 
 def _meta_model(spec: LMSpec | VLMSpec) -> VLM:
@@ -170,10 +171,11 @@ def _copy_tensors(model: VLM, stored: StoredTensors, prefix: str) -> None:
 
 
 def _train_state(model: VLM, optim: AdamWSpec, trains: Trains, device: str) -> TrainState:
-    model.to(device)
     model.lm.compute_dtype = torch.bfloat16
+    trained = _set_trained_modules(model, trains)
+    parallel.place_model(model, device, compute_dtype=model.lm.compute_dtype)
     optimizer = torch.optim.AdamW(
-        _param_groups(model, trains),
+        [_param_group(module, training) for module, training in trained],
         lr=0.0,  # every step sets it from its schedule
         betas=(optim.beta1, optim.beta2),
         eps=optim.eps,
@@ -182,19 +184,23 @@ def _train_state(model: VLM, optim: AdamWSpec, trains: Trains, device: str) -> T
     return TrainState(model=model, optimizer=optimizer, optim=optim, tokens_seen=Tokens(0))
 
 
-def _param_groups(model: VLM, trains: Trains) -> list[dict[str, object]]:
-    """The parameters of each trained module with its rate and decay; frozen ones get no gradients, and eval mode."""
+def _set_trained_modules(model: VLM, trains: Trains) -> list[tuple[nn.Module, ModuleTraining]]:
+    """The modules that train, each with its rate and decay; frozen ones get no gradients, and eval mode."""
     vision_training = trains.encoder if isinstance(model.vision, Encoder) else trains.projector
-    modules = ((model.lm, trains.decoder), (model.projector, trains.projector), (model.vision, vision_training))
-    groups: list[dict[str, object]] = []
+    pairs = ((model.lm, trains.decoder), (model.projector, trains.projector), (model.vision, vision_training))
+    modules = [(module, training) for module, training in pairs if module is not None]
     for module, training in modules:
-        if module is None:
-            continue
         module.requires_grad_(training is not None).train(training is not None)
-        if training is not None:
-            decay = training.weight_decay
-            groups.append({"params": list(module.parameters()), "scale": training.lr_scale, "weight_decay": decay})
-    return groups
+    return [(module, training) for module, training in modules if training is not None]
+
+
+def _param_group(module: nn.Module, training: ModuleTraining) -> dict[str, object]:
+    """AdamW's settings of a module's parameters."""
+    return {
+        "params": list(module.parameters()),
+        "scale": training.lr_scale,
+        "weight_decay": training.weight_decay,
+    }
 
 
 def _has_towers(stored: StoredTensors) -> bool:
@@ -220,76 +226,16 @@ def _shapes_fit(name: str, old_shape: torch.Size, new_shape: torch.Size) -> bool
     return old_shape[1:] == new_shape[1:] and (old_shape[0] == new_shape[0] or is_growable)
 
 
-def save_resume_point(
-    resume: ResumeFolder, state: TrainState, extra_state: Mapping[str, Any], *, earlier: Iterable[Path] = ()
-) -> None:
-    """Make `state` and `extra_state` (plain JSON) the resume point; older ones are deleted.
-
-    `earlier`: files of earlier weights in the folder that are kept (`LastWeights.files`).
-    """
-    if resume.state is not None and resume.state["seen"] == state.tokens_seen:
-        return  # a point is not written over itself
-    weights, moments = _tensor_file_names(state.tokens_seen)
-    files = write_tensors(resume.path, state.model.state_dict(), name=weights)
-    files += write_tensors(resume.path, collect_moments(state), name=moments)
-    resume.save({"seen": state.tokens_seen, "extra": extra_state}, [*files, *earlier])
-
-
-def load_resume_point(resume: ResumeFolder, state: TrainState) -> dict[str, Any] | None:
-    """Set `state` to the resume point and return its `extra_state`; None if there is none that fits.
-
-    A point that is damaged, or that a firstsight with other parameters wrote, is set aside.
-    """
-    if (point := resume.restore()) is None:
-        return None
-    weights, moments = (StoredTensors(resume.path, name) for name in _tensor_file_names(point["seen"]))
-    try:
-        load_weights(state.model, weights, location=resume.path)
-    except ModelError as error:
-        resume.set_aside(str(error))
-        return None
-    assign_moments(state, moments)
-    state.tokens_seen = Tokens(point["seen"])
-    return point["extra"]
-
-
-class LastWeights:
-    """The weights that a step publishes besides those at its end; until then they are in its resume folder."""
-
-    def __init__(self, resume: ResumeFolder, checkpoint_tokens: Sequence[int]) -> None:
-        """`checkpoint_tokens`: tokens seen at each published checkpoint, the one at the end first."""
-        self._resume = resume
-        self._tokens = {number: tokens for number, tokens in enumerate(checkpoint_tokens) if number}
-
-    def write_due(self, state: TrainState) -> bool:
-        """Write the weights if they are to be published; whether they are. A resume point must follow."""
-        due = [number for number, tokens in self._tokens.items() if tokens == state.tokens_seen]
-        for number in due:
-            write_tensors(self._resume.path, state.model.state_dict(), name=_last_name(number))
-        return bool(due)
-
-    def files(self, tokens_seen: int) -> list[Path]:
-        """The files of the weights up to `tokens_seen`."""
-        written = [number for number, tokens in self._tokens.items() if tokens <= tokens_seen]
-        return [file for number in written for file in sorted(self._resume.path.glob(f"{_last_name(number)}[-.]*"))]
-
-    def publish(self, folder: Path) -> None:
-        """Write a checkpoint of each into the finished checkpoint `folder`."""
-        for number, tokens in self._tokens.items():
-            weights = StoredTensors(self._resume.path, _last_name(number))
-            target = checkpoint_io.last_checkpoint(folder, number)
-            checkpoint_io.save_with_weights(target, weights, checkpoint=folder, tokens_seen=tokens)
-
-
-def _last_name(number: int) -> str:
-    return f"last-{number}-model"
-
-
 def write_checkpoint(folder: Path, state: TrainState, *, tokenizer: Path, encoders: Sequence[Path]) -> None:
-    """Write a checkpoint folder: weights, optimizer moments, spec, tokenizer and an external encoder's folders."""
-    checkpoint_io.save(folder, state.model, tokens_seen=state.tokens_seen, tokenizer=tokenizer, encoders=encoders)
-    write_tensors(folder, collect_moments(state), name="optimizer")
+    """Write a checkpoint folder: weights, optimizer moments, spec, tokenizer and an external encoder's folders.
 
-
-def _tensor_file_names(tokens_seen: int) -> tuple[str, str]:
-    return f"{tokens_seen:015d}-model", f"{tokens_seen:015d}-optimizer"
+    Rank 0 writes it; the others take part in gathering the tensors, one after the other.
+    """
+    weights, moments = WholeTensors(state.model.state_dict()), WholeTensors(collect_moments(state))
+    if parallel.rank():
+        weights.gather()
+        moments.gather()
+        return
+    options: dict[str, Any] = {"tokenizer": tokenizer, "encoders": encoders, "weights": weights}
+    checkpoint_io.save(folder, state.model, tokens_seen=state.tokens_seen, **options)
+    write_tensors(folder, moments, name="optimizer")

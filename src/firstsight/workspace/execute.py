@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from firstsight.errors import QuantityError
@@ -89,12 +90,28 @@ def run_graph(
 
 
 def worker_count(site: Site, jobs: int | None) -> int:
-    """How many steps run at once: `jobs`, by default one a core, or one on a GPU. QuantityError below 1."""
+    """How many steps run at once: `jobs`, by default one for each group of `site.processes` cores or shared-out GPUs.
+
+    One on GPUs that are not shared out. QuantityError below 1, and above what the GPUs allow.
+    """
+    most = site.gpus // site.processes
+    if site.gpus and not most:
+        raise QuantityError(f"processes: wanted at most the {site.gpus} GPUs of the site. Got {site.processes}.")
     if jobs is None:
-        return len(os.sched_getaffinity(0)) if site.device == "cpu" else 1
+        return max(1, len(os.sched_getaffinity(0)) // site.processes) if site.device == "cpu" else most or 1
     if jobs < 1:
         raise QuantityError(f"--jobs: wanted at least 1. Got {jobs}.")
+    if most and jobs > most:
+        problem = f"wanted at most {most} steps of {site.processes} GPUs on {site.gpus}. Got {jobs}"
+        raise QuantityError(f"--jobs: {problem}. Give fewer --jobs or --processes.")
     return jobs
+
+
+def with_processes(site: Site, processes: int) -> Site:
+    """The site with so many processes for every training step; QuantityError below 1."""
+    if processes < 1:
+        raise QuantityError(f"--processes: wanted at least 1. Got {processes}.")
+    return replace(site, processes=processes)
 
 
 def run_step(step: Step, store: Store, *, site: Site, display: ProgressDisplay = NO_DISPLAY) -> Path:

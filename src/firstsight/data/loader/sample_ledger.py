@@ -26,13 +26,14 @@ class SampleLedgerWriter:
     """Writes ledger.npy in blocks during training; rows that a killed process did not write are computed again."""
 
     def __init__(
-        self, file: AppendedFile, stream: BatchStream, *, first_step: int, state: Mapping[str, Any] | None
+        self, file: AppendedFile | None, stream: BatchStream, *, first_step: int, state: Mapping[str, Any] | None
     ) -> None:
-        """`state`: that of the point from which `file` continues; None for an empty file."""
+        """`state`: that of the point from which `file` continues; None for an empty file. Without a file nothing is
+        written."""
         self.file, self.stream = file, stream
         self.first_position = first_step * stream.row_shape.batch_size
         self.written_rows = self.trained_rows = 0 if state is None else state["rows"]
-        if state is None:
+        if state is None and file is not None:
             file.append(npy_header(LEDGER_DTYPE, (stream.total_rows - self.first_position,)))
 
     def mark_trained(self, step: int) -> None:
@@ -49,11 +50,12 @@ class SampleLedgerWriter:
     def close(self, metadata_path: Path) -> None:
         """Write the remaining rows, and ledger.json with the digest of what was written."""
         self._write()
+        assert self.file is not None
         metadata = describe_ledger(self.stream, self.first_position) | {"sha256": self.file.sha256}
         write_json(metadata_path, metadata)
 
     def _write(self) -> None:
-        while self.written_rows < self.trained_rows:
+        while self.file is not None and self.written_rows < self.trained_rows:
             stop = min(self.trained_rows, self.written_rows + _CHUNK)
             positions = np.arange(self.first_position + self.written_rows, self.first_position + stop)
             entries = np.zeros(len(positions), dtype=LEDGER_DTYPE)

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from firstsight.model.checkpoint_io import last_checkpoint, load
-from firstsight.model.tensors import read_tensors, write_tensors
+from firstsight.model.tensors import read_tensors
 from firstsight.recipe.stages import LastCheckpoints, Midtrain
 from firstsight.resume_folder import ResumeFolder, unseal_json
 from firstsight.site import Progress, Site
 from firstsight.train import handlers
 from firstsight.train.handlers import pretrain, train_stage
 from firstsight.train.loop import StepInfo, train
-from firstsight.train.state import LastWeights, TrainState
+from firstsight.train.resume import LastWeights
+from firstsight.train.state import TrainState
 from firstsight.units import Share
 from firstsight.workspace.execute import HANDLERS
 from tests.damage import DAMAGES, damage_file
@@ -96,13 +98,13 @@ def interrupted(inputs: Inputs, site: Site, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-@pytest.mark.parametrize("name", ["point.json", "log.jsonl", "ledger.npy", "model", "optimizer"])
+@pytest.mark.parametrize("name", ["point.json", "log.jsonl", "ledger.npy", "shard"])
 def test_damaged_resume_point_is_reported_and_not_used(
     inputs: Inputs, site: Site, trunk: Path, interrupted: Path, tmp_path: Path, name: str, kind: str
 ) -> None:
     out = Path(shutil.copytree(interrupted, tmp_path / "out"))
-    [file] = (out / "resume").glob(f"*{name}*")
-    damage_file(file, kind, at=0.2)
+    [file] = (out / "resume").rglob(f"*{name}*")
+    damage_file(file, kind, at=0.2, elsewhere=tmp_path)
     notes: list[str] = []
     pretrain(SEGMENT, inputs=inputs, out=out, site=site, on_progress=lambda progress: notes.append(progress.note))
     lines = [line for line in notes if line]
@@ -131,13 +133,11 @@ def test_a_point_of_other_parameters_is_set_aside(
     resume = ResumeFolder(out, on_damage=pytest.fail)
     point = resume.restore()
     assert point is not None
-    model, moments = (read_tensors(resume.path, f"{point['seen']:015d}-{name}") for name in ("model", "optimizer"))
-    renamed = {f"old.{name}": tensor for name, tensor in model.items()}
-    files = write_tensors(resume.path, renamed, name=f"{point['seen']:015d}-model")
-    files += write_tensors(resume.path, moments, name=f"{point['seen']:015d}-optimizer")
+    [file] = (resume.path / f"{point['seen']:015d}").iterdir()
+    save_file({f"old.{name}": tensor for name, tensor in load_file(file).items()}, file)
     for name in ("log.jsonl", "ledger.npy"):
         resume.open_appended(name)
-    resume.save(point, files)
+    resume.save(point, resume.record_files([file]))
     notes: list[str] = []
     pretrain(SEGMENT, inputs=inputs, out=out, site=site, on_progress=lambda progress: notes.append(progress.note))
     assert any("weights and spec disagree" in note for note in notes)

@@ -1,0 +1,141 @@
+"""The processes of one training step: started by the step's worker, and ended together.
+
+The worker starts a `worker_process.WorkerProcess` for each rank, hosts the store at which they meet, passes progress
+of rank 0 on, and ends all of them as soon as one has failed.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import wraps
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from firstsight.errors import FirstsightError, StepFailed, describe_error
+from firstsight.limits import apply_limits
+from firstsight.site import Progress, ProgressCallback, Site
+from firstsight.train import parallel
+from firstsight.worker_process import WorkerProcess
+
+FAILURE_SECONDS = 2.0
+"""After the first failure, seconds to wait for others: a rank that was killed breaks the connections of its peers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankJob:
+    """What a rank does: a handler without its processes, and where the ranks meet."""
+
+    handler: str
+    """`module:function`, decorated by `in_processes`."""
+    spec: Any
+    inputs: Mapping[str, Path]
+    out: Path
+    site: Site
+    rank: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankFailure:
+    """Why a rank ended early. A rank of a lower order is the likelier cause of the others' failures."""
+
+    order: int
+    reason: str
+
+
+def in_processes(handler: FunctionType) -> Callable[..., None]:
+    """`handler`, run by `site.processes` processes; by the caller's own if that is one.
+
+    Raises StepFailed with the reason of the rank that failed first; the ranks have ended then.
+    """
+    name = f"{handler.__module__}:{handler.__name__}"
+
+    @wraps(handler)
+    def run(spec: Any, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
+        if site.processes == 1:
+            handler(spec, inputs=inputs, out=out, site=site, on_progress=on_progress)
+            return
+        parallel.check_processes(site)
+        from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        jobs = [
+            RankJob(handler=name, spec=spec, inputs=inputs, out=out, site=site, rank=rank, port=store.port)
+            for rank in range(site.processes)
+        ]
+        _run_ranks(jobs, on_progress)
+
+    return run
+
+
+def _run_ranks(jobs: Sequence[RankJob], on_progress: ProgressCallback) -> None:
+    ranks = [WorkerProcess("firstsight.train.ranks:serve_rank", environment={}) for _ in jobs]
+    try:
+        for worker, job in zip(ranks, jobs, strict=True):
+            worker.send(job)
+        running, failures, deadline = dict(enumerate(ranks)), list[RankFailure](), None
+        while running and (deadline is None or time.monotonic() < deadline):
+            wait([worker.connection for worker in running.values()], FAILURE_SECONDS)
+            for rank, worker in tuple(running.items()):
+                if (end := _receive(rank, worker, on_progress)) is None:
+                    continue
+                del running[rank]
+                if isinstance(end, RankFailure):
+                    failures.append(end)
+                    deadline = deadline or time.monotonic() + FAILURE_SECONDS
+        if failures:
+            raise StepFailed(min(failures, key=lambda failure: failure.order).reason)
+    finally:
+        for worker in ranks:
+            worker.kill()
+
+
+def _receive(rank: int, worker: WorkerProcess, on_progress: ProgressCallback) -> RankFailure | bool | None:
+    """Pass a rank's progress on; True once it is done, its failure if it has failed, else None."""
+    is_alive = worker.is_alive()  # checked before reading, so that the last messages of a dead rank are read
+    for message in worker.receive():
+        if not isinstance(message, Progress):
+            return message
+        on_progress(message)
+    if is_alive:
+        return None
+    reason = f"rank {rank} of its processes {worker.exit_description()}; the others were ended with it."
+    return RankFailure(0, f"{reason} The same command continues from the last resume point.")
+
+
+def serve_rank(connection: Connection) -> None:
+    """The main function of a rank: join the group, run the handler, and send how it ended."""
+    job: RankJob = connection.recv()
+    try:
+        _run_rank(job, connection.send if job.rank == 0 else _ignore_progress)
+        end: RankFailure | bool = True
+    except BaseException as error:  # noqa: BLE001 - of whatever kind, it is sent to the worker
+        with suppress(OSError):  # of a full disk
+            traceback.print_exception(error)
+        is_own = isinstance(error, (FirstsightError, OSError, MemoryError))
+        end = RankFailure(1 if is_own else 2, describe_error(error, place=job.out))
+    with suppress(OSError):
+        connection.send(end)
+    sys.stderr.flush()
+
+
+def _run_rank(job: RankJob, on_progress: Callable[[Progress], None]) -> None:
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+    apply_limits(job.site.limits)
+    store = TCPStore("127.0.0.1", job.port, is_master=False)
+    with parallel.process_group(job.site, store, rank=job.rank, local_rank=job.rank) as site:
+        handler = pkgutil.resolve_name(job.handler).__wrapped__
+        handler(job.spec, inputs=job.inputs, out=job.out, site=site, on_progress=on_progress)
+
+
+def _ignore_progress(_: Progress) -> None:
+    pass
