@@ -9,7 +9,10 @@ DAMAGES = ("flipped", "cut", "padded", "emptied", "deleted", "folder", "link")
 
 
 def damage_file(path: Path, kind: str, *, at: float = 0.5, elsewhere: Path | None = None) -> None:
-    """Damage a file in one of DAMAGES; `at`: where, as a fraction of its size; `elsewhere`: the folder of a link's target."""
+    """Damage a file in one of DAMAGES; `at`: where, as a fraction of its size.
+
+    `elsewhere`: the folder of a link's target; by default the third one above the file.
+    """
     data = path.read_bytes()
     middle = min(int(len(data) * at), max(len(data) - 1, 0))
     match kind:
