@@ -12,6 +12,7 @@ from firstsight.cli.study_options import RUNS, OutOption, StoreOption
 from firstsight.cli.terminal import TerminalProgress
 from firstsight.errors import RequestError, UnknownName
 from firstsight.recipe.study import Study
+from firstsight.workspace.execute import with_processes
 from firstsight.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -69,9 +70,11 @@ def run(
             "--until-decided and --budget belong together. Got one of them. Write --until-decided --budget 8h."
         )
     workspace = Workspace(out)
+    if processes is not None:
+        workspace = Workspace(out, with_processes(workspace.site, processes))
     if budget is not None:
         _decide(workspace, study, budget=budget, max_runs=None, jobs=jobs)
-    summary = workspace.run(study, jobs=jobs, processes=processes, on_progress=TerminalProgress())
+    summary = workspace.run(study, jobs=jobs, on_progress=TerminalProgress())
     terminal.print_lines(summary.lines())  # before the report, which may fail too where the disk is full
     results = workspace.results(study, summary=summary)
     _write_report(results)

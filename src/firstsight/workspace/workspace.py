@@ -17,7 +17,7 @@ from firstsight.plan.step import FieldDifference
 from firstsight.recipe.study import Study
 from firstsight.site import Site
 from firstsight.workspace import resolve, sources
-from firstsight.workspace.execute import run_graph, with_processes
+from firstsight.workspace.execute import run_graph
 from firstsight.workspace.prepare import PreparedSource, request_preparation
 from firstsight.workspace.progress import ProgressDisplay, progress_display
 from firstsight.workspace.study_graph import StoredStudy, prepare_study
@@ -76,25 +76,16 @@ class Workspace:
 
         return learning_rates(self.stored(study), None if path is None else Path(path))
 
-    def run(
-        self,
-        study: Study,
-        *,
-        jobs: int | None = None,
-        processes: int | None = None,
-        on_progress: OnProgress = None,
-    ) -> RunSummary:
+    def run(self, study: Study, *, jobs: int | None = None, on_progress: OnProgress = None) -> RunSummary:
         """Run every step that is not stored yet, `jobs` at once (default: one a core, or one on a GPU).
 
-        `processes` for every training step (default: the site's), each with a part of its rows and weights.
         A failed step stops only the steps that need it; `RunSummary.ok` is False then, and `RunSummary.check` raises.
         After KeyboardInterrupt, or if the process is killed, the same call resumes.
         """
         display = progress_display(on_progress)
         stored = self.stored(study)
-        site = stored.site if processes is None else with_processes(stored.site, processes)
         store, graph = prepare_study(stored, jobs=jobs, display=display)
-        return run_graph(graph, store, site=site, jobs=jobs, display=display)
+        return run_graph(graph, store, site=stored.site, jobs=jobs, display=display)
 
     def next(self, study: Study, *, budget: str | float = "2h", jobs: int | None = None) -> NextRuns:
         """Which arms and seeds to run next, so that the open claims are decided at the least cost; nothing is run.
