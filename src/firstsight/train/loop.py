@@ -67,13 +67,7 @@ def train(
         lr = lr_schedule(tokens_seen)
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
-        num_loss_tokens = torch.stack([(batch.targets >= 0).sum() for batch in micro_batches]).sum()
-        num_loss_tokens = parallel.total(num_loss_tokens).clamp(min=1)
-        sums: list[tuple[Tensor, Tensor]] = []
-        for batch in micro_batches:
-            parallel.set_gradient_sync(state.model, is_last=batch is micro_batches[-1])
-            sums.append(_accumulate_gradients(state, batch, num_loss_tokens))
-        losses, loss_tokens = (parallel.total(torch.stack(parts).sum(dim=0)) for parts in zip(*sums, strict=True))
+        num_loss_tokens, losses, loss_tokens = _sum_gradients(state, micro_batches)
         grad_norm = clip_grad_norm(list(state.model.parameters()), state.optim.max_grad_norm)
         numbers = {"loss": float(losses.sum() / num_loss_tokens), "grad_norm": float(grad_norm)}
         by_source: dict[str, Any] = {"losses": tuple(losses.tolist()), "loss_tokens": tuple(loss_tokens.tolist())}
@@ -85,6 +79,18 @@ def train(
         state.optimizer.zero_grad(set_to_none=True)
         state.tokens_seen = tokens_seen
         yield info
+
+
+def _sum_gradients(state: TrainState, micro_batches: MicroBatches) -> tuple[Tensor, Tensor, Tensor]:
+    """Set the gradients of a step; returns its count of loss tokens, and loss sums and loss tokens by source."""
+    num_loss_tokens = torch.stack([(batch.targets >= 0).sum() for batch in micro_batches]).sum()
+    num_loss_tokens = parallel.total(num_loss_tokens).clamp(min=1)
+    sums: list[tuple[Tensor, Tensor]] = []
+    for batch in micro_batches:
+        parallel.set_gradient_sync(state.model, is_last=batch is micro_batches[-1])
+        sums.append(_accumulate_gradients(state, batch, num_loss_tokens))
+    losses, loss_tokens = (parallel.total(torch.stack(parts).sum(dim=0)) for parts in zip(*sums, strict=True))
+    return num_loss_tokens, losses, loss_tokens
 
 
 def _accumulate_gradients(state: TrainState, batch: Batch, num_loss_tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@ of rank 0 on, and ends all of them as soon as one has failed.
 from __future__ import annotations
 
 import pkgutil
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -116,15 +115,13 @@ def serve_rank(connection: Connection) -> None:
     job: RankJob = connection.recv()
     try:
         _run_rank(job, connection.send if job.rank == 0 else _ignore_progress)
-        end: RankFailure | bool = True
-    except BaseException as error:  # noqa: BLE001 - of whatever kind, it is sent to the worker
-        with suppress(OSError):  # of a full disk
+    except BaseException as error:
+        is_cause = isinstance(error, (FirstsightError, OSError, MemoryError))
+        with suppress(OSError):  # of a full disk, or of a worker that has ended
             traceback.print_exception(error)
-        is_own = isinstance(error, (FirstsightError, OSError, MemoryError))
-        end = RankFailure(1 if is_own else 2, describe_error(error, place=job.out))
-    with suppress(OSError):
-        connection.send(end)
-    sys.stderr.flush()
+            connection.send(RankFailure(1 if is_cause else 2, describe_error(error, place=job.out)))
+        raise SystemExit(1) from error
+    connection.send(True)
 
 
 def _run_rank(job: RankJob, on_progress: Callable[[Progress], None]) -> None:
