@@ -6,18 +6,14 @@ A score varies with the draw of the benchmark's questions and with the seed of t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from polars import selectors
 
 from firstsight.evaluate.statistics import bootstrap
-from firstsight.evaluate.statistics.bootstrap import ClusteredScores, Interval, cluster_scores
+from firstsight.evaluate.statistics.bootstrap import ClusteredScores, Interval
 from firstsight.evaluate.statistics.differences import (
     FAMILY_ALPHA,
     NO_DIFFERENCE,
@@ -29,7 +25,7 @@ from firstsight.evaluate.statistics.differences import (
 )
 from firstsight.evaluate.statistics.sequential import DecisionRule, look_share, sequential_p_value
 from firstsight.recipe.analysis import STABLE_MEASURES, Measure, split_measure
-from firstsight.report.answers import ANSWER_SCHEMA, QUESTION_KEY
+from firstsight.report.question_scores import QuestionScores, SharedAnswers
 from firstsight.report.results import ArmResult, arms_with_scores, compared_arms
 from firstsight.report.table import changed_tasks, measure_scores, task_gains
 
@@ -113,14 +109,6 @@ class PairedDifference:
         return replace(self, per_seed=self.per_seed[:num_seeds], estimate=self.looks[num_seeds - 2], **fields)
 
 
-class _Answered(NamedTuple):
-    """A run's scores of the questions that it answered with the image."""
-
-    questions: pl.DataFrame
-    """task, question, image, split; runs with equal questions share one table."""
-    scores: pl.Series
-
-
 class ArmComparison:
     """Differences between the arms of a study."""
 
@@ -129,18 +117,20 @@ class ArmComparison:
         self._arms, self._rows, self._changed_tasks = arms_with_scores(arms), rows, changed_tasks(rows)
         self.rule: DecisionRule = rule
         self._gains: dict[tuple[str, Measure], dict[int, dict[str, float]]] = {}
-        self._answered: dict[tuple[str, frozenset[str], str], _Answered] = {}
         self._intervals: dict[tuple[str, Measure], Interval | None] = {}
+        self._questions: dict[bool, QuestionScores] = {}
 
     def without_tasks(self, tasks: Sequence[str]) -> ArmComparison:
         """The same comparison as if these tasks had not been evaluated."""
-        return ArmComparison(self._arms, self._rows.filter(~pl.col("task").is_in(list(tasks))), rule=self.rule)
+        rest = ArmComparison(self._arms, self._rows.filter(~pl.col("task").is_in(list(tasks))), rule=self.rule)
+        rest._questions = self._questions
+        return rest
 
-    @cached_property
-    def answers(self) -> dict[str, pl.DataFrame]:
-        """Answers of each arm by its label."""
-        empty = pl.DataFrame(schema=ANSWER_SCHEMA)
-        return {arm.label: empty if arm.answers is None else arm.answers for arm in self._arms}
+    def question_scores(self, *, is_soft: bool = False) -> QuestionScores:
+        """The scores of all questions by all arms, or their soft scores."""
+        if is_soft not in self._questions:
+            self._questions[is_soft] = QuestionScores(self._arms, column="soft" if is_soft else "score")
+        return self._questions[is_soft]
 
     def corrected_differences(self, pairs: Sequence[ArmPair], *, candidates: int = 0) -> list[PairedDifference | None]:
         """Differences that decide one thing together, corrected by Holm; None where two arms share no seed.
@@ -166,21 +156,16 @@ class ArmComparison:
         arm_rows = measure_scores(self._rows.filter(arm=name), measure)
         scores = dict(arm_rows.select("seed", "score").iter_rows())
         tasks = {task for gains in self._task_gains(name, measure).values() for task in gains}
-        answers = self._shared_answers([name], sorted(scores), tasks=tasks, is_soft=is_soft)
-        if answers is None:
-            return None
-        mean = pl.mean_horizontal(selectors.starts_with("score"))  # no pattern: a name may contain a line feed
-        (sample,) = _clustered_scores(answers, [answers.select(mean).to_series()])
-        return _centred_interval(sample, float(np.mean(list(scores.values()))))
+        runs = [(name, seed) for seed in sorted(scores)]
+        answers = self.question_scores(is_soft=is_soft).shared(runs, tasks=tasks)
+        return None if answers is None else _centred_interval(answers.sample(), float(np.mean(list(scores.values()))))
 
-    def paired_samples(self, pair: ArmPair, *, seeds: Sequence[int], tasks: Sequence[str]) -> list[ClusteredScores]:
-        """For each seed the paired differences over the questions that all these runs answered; empty without any."""
+    def _paired_answers(self, pair: ArmPair, *, seeds: Sequence[int], tasks: Sequence[str]) -> SharedAnswers | None:
+        """The paired differences, [seeds, questions], over the questions that all these runs answered."""
         _, is_soft = split_measure(pair.measure)
-        answers = self._shared_answers([pair.a, pair.b], seeds, tasks=tasks, is_soft=is_soft)
-        if answers is None:
-            return []
-        gaps = [answers[f"score_{pair.a}_{seed}"] - answers[f"score_{pair.b}_{seed}"] for seed in seeds]
-        return _clustered_scores(answers, gaps)
+        runs = [(name, seed) for name in (pair.a, pair.b) for seed in seeds]
+        answers = self.question_scores(is_soft=is_soft).shared(runs, tasks=tasks)
+        return answers and answers._replace(scores=answers.scores[: len(seeds)] - answers.scores[len(seeds) :])
 
     def shared_tasks(self, pair: ArmPair, seeds: Sequence[int]) -> list[str]:
         """The measure's tasks that all runs of a pair have, in the same version."""
@@ -203,10 +188,11 @@ class ArmComparison:
             return None
         arm_scores = self.seed_scores(pair, seeds=seeds, tasks=tasks)
         values = arm_scores[0] - arm_scores[1]
-        samples = self.paired_samples(pair, seeds=seeds, tasks=tasks)
-        influences = np.stack([sample.influence() for sample in samples]) if samples else None
-        is_single = len(seeds) == 1 and bool(samples)
-        interval = _centred_interval(samples[0], float(values[0]), bounds=(-1.0, 1.0)) if is_single else None
+        gaps = self._paired_answers(pair, seeds=seeds, tasks=tasks)
+        influences = None if gaps is None else gaps.influences()
+        interval = None
+        if gaps is not None and len(seeds) == 1:
+            interval = _centred_interval(gaps.sample(), float(values[0]), bounds=(-1.0, 1.0))
         all_tasks = {task for gains in (gains_a, gains_b) for seed in seeds for task in gains[seed]}
         name, _ = split_measure(pair.measure)
         return PairedDifference(
@@ -239,56 +225,9 @@ class ArmComparison:
             looks.append(estimate)
         return tuple(looks)
 
-    def _shared_answers(
-        self, names: Sequence[str], seeds: Sequence[int], *, tasks: Collection[str], is_soft: bool
-    ) -> pl.DataFrame | None:
-        """Questions that all these runs answered with the image: image, split, and a score_NAME_SEED for each run.
-
-        Scores are soft scores for `is_soft`; questions without one are left out.
-        """
-        column = "soft" if is_soft else "score"
-        labels = {(arm.name, arm.seed): arm.label for arm in self._arms}
-        runs = {
-            f"score_{name}_{seed}": self._answered_with_image(labels[name, seed], frozenset(tasks), column)
-            for name, seed in product(names, seeds)
-        }
-        if not runs:
-            return None
-        common = next(iter(runs.values())).questions
-        if all(run.questions is common for run in runs.values()):  # no joins, which take most of the time
-            return None if common.is_empty() else common.hstack([run.scores.alias(name) for name, run in runs.items()])
-        for name, run in runs.items():
-            scores = run.questions.select(QUESTION_KEY).hstack([run.scores.alias(name)])
-            common = common.join(scores, on=QUESTION_KEY, maintain_order="left")
-        return None if common.is_empty() else common
-
-    def _answered_with_image(self, label: str, tasks: frozenset[str], column: str) -> _Answered:
-        """An arm's answers to questions of `tasks` with a value of `column`, selected once for all its pairs."""
-        if (label, tasks, column) not in self._answered:
-            answers = self.answers[label].filter(pl.col("task").is_in(list(tasks)), blind=False).drop_nulls(column)
-            answers = answers.unique(QUESTION_KEY, keep="first", maintain_order=True)
-            questions = answers.select(*QUESTION_KEY, "image", "split")
-            alike = (run.questions for run in self._answered.values() if run.questions.equals(questions))
-            self._answered[label, tasks, column] = _Answered(next(alike, questions), answers.get_column(column))
-        return self._answered[label, tasks, column]
-
 
 def _centred_interval(sample: ClusteredScores, centre: float, *, bounds: Interval = (0.0, 1.0)) -> Interval:
     """95 % over questions, moved so that `centre` takes the place of the sample's mean."""
     low, high = bootstrap.bca_interval(sample, bounds=bounds)
     offset = centre - sample.mean
     return low + offset, high + offset
-
-
-def image_clusters(answers: pl.DataFrame) -> list[str]:
-    """The cluster of each answer: its image over all tasks; a question without an image is a cluster of its own."""
-    question_cluster = pl.concat_str(pl.col("task"), pl.lit("\0"), pl.col("question"))
-    return (
-        answers.select(pl.when(pl.col("image") == "").then(question_cluster).otherwise("image")).to_series().to_list()
-    )
-
-
-def _clustered_scores(answers: pl.DataFrame, samples: Sequence[pl.Series]) -> list[ClusteredScores]:
-    """Each of several scores of the same answers."""
-    tasks, splits, clusters = answers["task"].to_list(), answers["split"].to_list(), image_clusters(answers)
-    return [cluster_scores(scores.to_numpy(), clusters=clusters, tasks=tasks, splits=splits) for scores in samples]

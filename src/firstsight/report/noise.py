@@ -193,7 +193,7 @@ def study_noise(
     sighted = single_task_rows(rows.filter(condition="sighted", role="compared"))
     sighted = sighted.filter(~pl.col("task").is_in(changed_tasks(rows)))
     last_scores = {(arm.name, arm.seed): [_task_scores(scores) for scores in arm.last_scores] for arm in compared}
-    score_noise = partial(_score_noise, answers=QuestionScores(compared), last_scores=last_scores)
+    score_noise = partial(_score_noise, answers=comparison.question_scores(), last_scores=last_scores)
     columns = sighted.select("task", "kind", "baseline").unique("task", keep="first", maintain_order=True).rows()
     values = scores_by_task(sighted)
     tasks = [

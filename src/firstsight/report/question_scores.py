@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from firstsight.evaluate.statistics.bootstrap import ClusteredScores, cluster_scores
 from firstsight.evaluate.statistics.noise import question_influences
 from firstsight.report.answers import QUESTION_KEY
-from firstsight.report.compare import image_clusters
 from firstsight.report.results import ArmResult
 
 RunScores = Mapping[tuple[str, int], float]
@@ -40,6 +40,27 @@ def complete_table(runs: Collection[tuple[str, int]]) -> tuple[list[str], list[i
     return max(tables, key=lambda table: (min(map(len, table)) > 1, len(table[0]) * len(table[1])))
 
 
+class SharedAnswers(NamedTuple):
+    """Questions that several runs answered with the image, and how they scored."""
+
+    questions: pl.DataFrame
+    """task, question, image, split."""
+    scores: np.ndarray
+    """[runs, questions]"""
+
+    def sample(self) -> ClusteredScores:
+        """The means over the runs, clustered by image."""
+        return cluster_scores(self.scores.mean(0), **self._design())
+
+    def influences(self) -> np.ndarray:
+        """Influences of the images on the score of each run, [runs, clusters]."""
+        return question_influences(self.scores, **self._design())
+
+    def _design(self) -> dict[str, list[str]]:
+        tasks, splits = (self.questions[name].to_list() for name in ("task", "split"))
+        return {"clusters": _image_clusters(self.questions), "tasks": tasks, "splits": splits}
+
+
 class QuestionScores:
     """The scores of all questions by all runs with the image, [runs, questions]; NaN without an answer."""
 
@@ -64,19 +85,24 @@ class QuestionScores:
             # Of two answers to one question the first counts: it is written last.
             self._scores[run, columns[layout_of_run[run]][::-1]] = answers[column].to_numpy()[::-1]
 
-    def influences(self, runs: Sequence[tuple[str, int]], *, tasks: Sequence[str]) -> np.ndarray | None:
-        """Influences of the questions that all these runs (arm, seed) answered, [runs, clusters]; None without any."""
-        if self._questions.is_empty() or not self._runs.keys() >= set(runs):
+    def shared(self, runs: Sequence[tuple[str, int]], *, tasks: Collection[str]) -> SharedAnswers | None:
+        """The answers of these runs (arm, seed) to the questions of `tasks` that all of them answered; None without."""
+        if not runs or self._questions.is_empty() or not self._runs.keys() >= set(runs):
             return None
         questions = self._questions.filter(pl.col("task").is_in(list(tasks)))
         scores = self._scores[[self._runs[run] for run in runs]][:, questions["index"].to_numpy()]
         common = np.flatnonzero(~np.isnan(scores).any(axis=0))
-        questions, scores = questions[common.tolist()], scores[:, common]
-        if set(questions["task"]) != set(tasks):
-            return None
-        return question_influences(
-            scores,
-            clusters=image_clusters(questions),
-            tasks=questions["task"].to_list(),
-            splits=questions["split"].to_list(),
-        )
+        return SharedAnswers(questions[common.tolist()], scores[:, common]) if len(common) else None
+
+    def influences(self, runs: Sequence[tuple[str, int]], *, tasks: Collection[str]) -> np.ndarray | None:
+        """`SharedAnswers.influences` of these runs, [runs, clusters]; None where they share no question of a task."""
+        answers = self.shared(runs, tasks=tasks)
+        return None if answers is None or set(answers.questions["task"]) != set(tasks) else answers.influences()
+
+
+def _image_clusters(answers: pl.DataFrame) -> list[str]:
+    """The cluster of each answer: its image over all tasks; a question without an image is a cluster of its own."""
+    question_cluster = pl.concat_str(pl.col("task"), pl.lit("\0"), pl.col("question"))
+    return (
+        answers.select(pl.when(pl.col("image") == "").then(question_cluster).otherwise("image")).to_series().to_list()
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from firstsight.report.compare import ArmComparison
 from firstsight.report.pages.question_cards import draw_samples
 from firstsight.report.results import ArmResult
 from firstsight.report.table import score_table
@@ -13,7 +12,7 @@ from tests.report.study_builder import VISION, MakeArms
 
 def _samples(arms: list[ArmResult], count: int = 12) -> list:
     rows = score_table(arms)
-    return draw_samples(arms, rows, ArmComparison(arms, rows), count=count)
+    return draw_samples(arms, rows, count=count)
 
 
 def test_every_task_has_samples_and_images_are_unique(make_arms: MakeArms) -> None:

@@ -18,7 +18,6 @@ from firstsight.errors import RequestError
 from firstsight.evaluate.metrics.boxes import BoundingBox, iou, parse_box
 from firstsight.evaluate.result_files import StoredAnswer
 from firstsight.report.answers import QUESTION_KEY, AnswersTable
-from firstsight.report.compare import ArmComparison
 from firstsight.report.format import describe_box, escape_invisible, format_score, parse_truth_box, readable_answer
 from firstsight.report.pages.thumbnails import Thumbnail, Thumbnails
 from firstsight.report.results import ArmResult, arms_with_scores
@@ -204,9 +203,7 @@ class AnswerSample:
     answers: tuple[SampleAnswer, ...]
 
 
-def draw_samples(
-    arms: Sequence[ArmResult], rows: pl.DataFrame, comparison: ArmComparison, *, count: int = 12
-) -> list[AnswerSample]:
+def draw_samples(arms: Sequence[ArmResult], rows: pl.DataFrame, *, count: int = 12) -> list[AnswerSample]:
     """Up to `count` questions with images; fewer where answers or images are missing."""
     stable = rows.filter(task=STABLE, kind="vision", condition="sighted").sort("score", descending=True)
     labels, by_label = stable.get_column("label").to_list(), {arm.label: arm for arm in arms_with_scores(arms)}
@@ -214,8 +211,8 @@ def draw_samples(
     if not best_and_worst or best_and_worst[0].benchmarks_dir is None:
         return []
     best = best_and_worst[0]
-    sighted = [(arm, _answers_by_question(comparison.answers[arm.label], blind=False)) for arm in best_and_worst]
-    blind = (best, _answers_by_question(comparison.answers[best.label], blind=True))
+    sighted = [(arm, _answers_by_question(arm, blind=False)) for arm in best_and_worst]
+    blind = (best, _answers_by_question(best, blind=True))
     thumbnails = Thumbnails()
     samples: list[AnswerSample] = []
     for question, row in _round_robin(sighted[0][1])[:count]:
@@ -229,8 +226,10 @@ def draw_samples(
     return samples
 
 
-def _answers_by_question(answers: pl.DataFrame, *, blind: bool) -> dict[QuestionId, AnswerRow]:
-    rows = answers.filter(pl.col("image") != "", blind=blind)
+def _answers_by_question(arm: ArmResult, *, blind: bool) -> dict[QuestionId, AnswerRow]:
+    if arm.answers is None:
+        return {}
+    rows = arm.answers.filter(pl.col("image") != "", blind=blind)
     return dict(zip(rows.select(QUESTION_KEY).iter_rows(), rows.to_dicts(), strict=True))
 
 

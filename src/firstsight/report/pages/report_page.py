@@ -194,7 +194,7 @@ def _results_context(results: StudyAnalysis) -> dict[str, Any]:
         "accuracy": results.decision_accuracy,
         "overview": task_overview(rows),
         "models": models_table(arms, rows),
-        "samples": draw_samples(arms, rows, results.comparison),
+        "samples": draw_samples(arms, rows),
         "num_scores": len(rows),
         "score_rows": rows.to_dicts() if len(rows) <= MAX_SCORE_ROWS else [],
         "csv": base64.b64encode(rows.write_csv().encode()).decode(),
