@@ -22,6 +22,7 @@ from firstsight import files
 from firstsight.errors import DataError, ModelError, StoreError
 from firstsight.files import (
     atomic_file,
+    cached_bytes,
     file_lock,
     file_sha256,
     is_temporary,
@@ -179,6 +180,31 @@ def test_files_are_written_through_atomic_file() -> None:
         if any(map(writes, ast.walk(ast.parse(path.read_text()))))
     }
     assert direct == DIRECT_WRITES.keys()
+
+
+@given(st.binary(max_size=64), st.data())
+def test_cached_bytes_are_computed_once_and_again_where_the_file_is_damaged(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
+) -> None:
+    calls: list[bytes] = []
+
+    def compute() -> bytes:
+        calls.append(content)
+        return content
+
+    path = tmp_path_factory.mktemp("cache") / "new" / "file"
+    assert [cached_bytes(path, compute) for _ in range(3)] == [content] * 3 and len(calls) == 1
+    whole = path.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    damaged = [whole[:place], whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :], whole + b"x"]
+    path.write_bytes(data.draw(st.sampled_from(damaged)))
+    assert [cached_bytes(path, compute) for _ in range(2)] == [content] * 2 and len(calls) == 2
+    assert path.read_bytes() == whole
+
+
+def test_cached_bytes_without_a_folder_that_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert cached_bytes(tmp_path / "file" / "below", lambda: b"content") == b"content"
 
 
 def test_a_linked_file_is_linked_or_copied_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -102,6 +102,21 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = False) -> Non
     """Write a file through `atomic_file`; text as UTF-8, line ends as they are."""
     with atomic_file(path, sync=sync) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def cached_bytes(path: Path, compute: Callable[[], bytes]) -> bytes:
+    """What `compute` returns, read from the file `path` where it is there; the file ends with the content's sha256.
+
+    A file that is damaged is written again; one that cannot be written is left out.
+    """
+    with suppress(OSError):
+        data = path.read_bytes()
+        if hashlib.sha256(data[:-32]).digest() == data[-32:]:
+            return data[:-32]
+    content = compute()
+    with suppress(OSError):
+        write_atomic(path, content + hashlib.sha256(content).digest())
+    return content
 
 
 def write_json(path: Path, content: object, *, indent: int = 1, sync: bool = False) -> None:

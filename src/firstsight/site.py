@@ -61,7 +61,9 @@ class Site:
     save_every: float = 60.0
     """Seconds between resume points of a training step."""
     cache: Path = field(default_factory=default_cache)
-    """Rasterised drawings, compiled kernels, packed rows and digests of files that were read; safe to delete."""
+    """Rasterised drawings, compiled kernels, packed rows, the script of report pages, digests of files that were read.
+
+    Safe to delete."""
     sources: Mapping[str, Location] = field(default_factory=dict[str, Location])
     """Paths of external data and weights, by name."""
     limits: Limits = field(default_factory=Limits)

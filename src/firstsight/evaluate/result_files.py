@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, cast, get_args, get_origin
@@ -255,12 +256,18 @@ def _join(key: str, name: object) -> str:
     return f"{key}.{name}" if key else str(name)
 
 
+@cache
+def _type_parts(expected: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    """Origin and arguments of a type, and whether it is a dataclass: asked for every value of a file."""
+    return get_origin(expected), get_args(expected), is_dataclass(expected)
+
+
 def _decode(expected: Any, value: Any, key: str = "") -> Any:
     """`value`, parsed from JSON, as a value of the type `expected`; ValueError names the key, which is below `key`."""
-    origin, options = get_origin(expected), get_args(expected)
+    origin, options, has_fields = _type_parts(expected)
     if origin is UnionType:
         return None if value is None else _decode(options[0], value, key)
-    if is_dataclass(expected):
+    if has_fields:
         types = field_types(cast(type, expected))
         _check_keys(value, types, key)
         return cast(Any, expected)(**{name: _decode(types[name], value[name], _join(key, name)) for name in types})

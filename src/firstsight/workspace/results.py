@@ -196,6 +196,7 @@ def run_info(stored: StoredStudy) -> RunInfo:
         cost_estimate="\n".join(align_table(estimate.estimate_table(costs))),
         provenance=_provenance(records) | ({"damaged record": ", ".join(unreadable)} if unreadable else {}),
         device=device,
+        cache=site.cache,
         compute_seconds=busy_seconds([(record["started"], record["ended"]) for record in records]),
         is_builtin_scale=is_builtin,
         uses_openmoji=is_builtin,

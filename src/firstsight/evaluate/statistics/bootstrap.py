@@ -7,8 +7,9 @@ about the bootstrap, section 4), which matters for few clusters. The random seed
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ _MAX_CELLS = 1 << 18
 _MAX_WORK, _MIN_DRAWS = 200_000_000, 2_000
 """Maximum clusters drawn for an interval, and the minimum resamples: 100,000 clusters need no more."""
 _FEW_COLUMNS = 4
+_MAX_REMEMBERED_COUNTS = 1 << 23
+"""Maximum numbers of one set of resamples that is remembered, 32 MiB."""
 _MULTINOMIAL_COST = 16
 """The cost of drawing one multinomial count, in drawn clusters."""
 _DECIMALS = 9
@@ -99,35 +102,45 @@ def bootstrap_means(scores: ClusteredScores, *, num_draws: int = 10_000, seed: i
     Clusters with equal sums and counts are interchangeable. Where there are few distinct ones, only how often each is
     drawn is sampled, from a multinomial, which gives the same distribution.
     """
-    rng = np.random.default_rng(seed)
     rows, multiplicities = np.unique(np.hstack([scores.sums, scores.counts]), axis=0, return_counts=True)
     uses_multinomial = len(rows) * _MULTINOMIAL_COST < scores.num_clusters
     if not uses_multinomial:
         rows = np.repeat(rows, multiplicities, axis=0)
         num_draws = min(num_draws, max(_MIN_DRAWS, _MAX_WORK // len(rows)))
-    batch_size = max(1, _MAX_CELLS // len(rows))
+    sizes = _batch_sizes(len(rows), num_draws)
+    if uses_multinomial:
+        rng, shares = np.random.default_rng(seed), multiplicities / scores.num_clusters
+        totals = (rng.multinomial(scores.num_clusters, shares, size=size).astype(np.float64) @ rows for size in sizes)
+    elif rows.shape[1] <= _FEW_COLUMNS:  # indexing is faster then
+        rng, columns = np.random.default_rng(seed), np.ascontiguousarray(rows.T)
+        indices = (rng.integers(len(rows), size=(size, len(rows))) for size in sizes)
+        totals = (np.stack([column[batch].sum(1) for column in columns], axis=1) for batch in indices)
+    else:
+        is_small = len(rows) * num_draws <= _MAX_REMEMBERED_COUNTS
+        counts = (_remembered_counts if is_small else _draw_counts)(len(rows), num_draws, seed)
+        totals = (batch.astype(np.float64) @ rows for batch in counts)
     num_cells = len(scores.weights)
-    means = []
-    for start in range(0, num_draws, batch_size):
-        size = min(batch_size, num_draws - start)
-        if uses_multinomial:
-            draws = rng.multinomial(scores.num_clusters, multiplicities / scores.num_clusters, size=size)
-            totals = draws.astype(np.float64) @ rows
-        else:
-            totals = _sample_sums(rng, rows, size)
-        means.append(scores.resample_means(totals[:, :num_cells], totals[:, num_cells:]))
-    return np.concatenate(means)
+    return np.concatenate([scores.resample_means(total[:, :num_cells], total[:, num_cells:]) for total in totals])
 
 
-def _sample_sums(rng: np.random.Generator, rows: np.ndarray, num_draws: int) -> np.ndarray:
-    """Sums over len(rows) rows drawn with replacement, [num_draws, columns]; indexing is faster for few columns."""
-    num_rows = len(rows)
-    indices = rng.integers(num_rows, size=(num_draws, num_rows))
-    if rows.shape[1] <= _FEW_COLUMNS:
-        return np.stack([column[indices].sum(1) for column in np.ascontiguousarray(rows.T)], axis=1)
-    indices += np.arange(0, num_draws * num_rows, num_rows)[:, None]
-    draws = np.bincount(indices.ravel(), minlength=num_draws * num_rows).reshape(num_draws, num_rows)
-    return draws.astype(np.float64) @ rows
+def _batch_sizes(num_rows: int, num_draws: int) -> list[int]:
+    """The numbers of resamples that are drawn at once."""
+    size = max(1, _MAX_CELLS // num_rows)
+    return [min(size, num_draws - start) for start in range(0, num_draws, size)]
+
+
+def _draw_counts(num_rows: int, num_draws: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each row is in each resample of `num_rows` rows with replacement, [draws, rows], in batches."""
+    rng = np.random.default_rng(seed)
+    for size in _batch_sizes(num_rows, num_draws):
+        indices = rng.integers(num_rows, size=(size, num_rows))
+        indices += np.arange(0, indices.size, num_rows)[:, None]
+        yield np.bincount(indices.ravel(), minlength=indices.size).reshape(indices.shape).astype(np.uint32)
+
+
+@lru_cache(maxsize=4)  # the arms of a study answer the same questions
+def _remembered_counts(num_rows: int, num_draws: int, seed: int) -> tuple[np.ndarray, ...]:
+    return tuple(_draw_counts(num_rows, num_draws, seed))
 
 
 def bca_interval(

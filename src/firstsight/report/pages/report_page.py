@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cache
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from statistics import median
@@ -16,7 +17,7 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
-from firstsight.files import write_atomic
+from firstsight.files import cached_bytes, write_atomic
 from firstsight.recipe.analysis import Bars, Grid, ScoreFigure, Sweep
 from firstsight.recipe.study import Study
 from firstsight.report.analysis import StudyAnalysis
@@ -73,7 +74,7 @@ def write(results: StudyAnalysis, *, run: RunInfo, folder: Path) -> Path:
         "page.html",
         css=read_assets("page.css"),
         js=read_assets("page.js", "pairs.js"),
-        vega=_vega_script(),
+        vega=_vega_script(run.cache),
         figures=list(specs),
         specs=inline_json({name: spec for name, spec in specs.items() if name != "main"}),
         pairs=inline_json(pair_data(results, run.recipe_differences)),
@@ -213,7 +214,14 @@ def _claims_axis_limit(results: Sequence[ClaimResult]) -> float:
 
 
 @cache
-def _vega_script() -> Markup:
-    """Vega, Vega-Lite and Vega-Embed as one script from the installed vl-convert, so that no network is needed."""
-    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE_VERSION)
-    return Markup(script.replace("</script", "<\\/script"))
+def _vega_script(cache: Path) -> Markup:
+    """Vega, Vega-Lite and Vega-Embed as one script from the installed vl-convert, so that no network is needed.
+
+    It is bundled, which takes a second, once for each `cache`.
+    """
+
+    def bundle() -> bytes:
+        return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE_VERSION).encode()
+
+    path = cache / f"vega-lite-{VEGA_LITE_VERSION}-vl-convert-{version('vl-convert-python')}.js"
+    return Markup(cached_bytes(path, bundle).decode().replace("</script", "<\\/script"))
