@@ -144,7 +144,7 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _vqa(folder: Path) -> None:
-    tags = [{"form": "heldout" if n % 3 == 0 else "seen", "combination": "seen"} for n in range(12)]
+    tags = [{"combination": "heldout" if n % 3 == 0 else "seen", "domain": "seen"} for n in range(12)]
     questions = [{"question_id": n, "image_id": n % 6, "question": "what is it ?"} | tags[n] for n in range(12)]
     answers = [{"question_id": n, "answers": [{"answer": "cat" if n % 2 else "dog"}] * 10} for n in range(12)]
     _write(folder, "questions.json", {"questions": questions})

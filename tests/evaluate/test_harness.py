@@ -83,8 +83,8 @@ def test_the_question_blind_guesser_is_scored_by_the_same_metric(stored: Stored)
 
 def test_held_out_questions_are_scored_apart(stored: Stored) -> None:
     summary = stored[1]["tasks"]["vqav2"]
-    assert {value: scores["n"] for value, scores in summary["by"]["form"].items()} == {"heldout": 4, "seen": 8}
-    assert summary["heldout"] == summary["by"]["form"]["heldout"]["score"]
+    assert {value: scores["n"] for value, scores in summary["by"]["combination"].items()} == {"heldout": 4, "seen": 8}
+    assert summary["heldout"] == summary["by"]["combination"]["heldout"]["score"]
     assert stored[1]["tasks"]["pope"]["heldout"] is None
     assert {report["n"] for report in stored[1]["tasks"]["pope"]["splits"].values()} == {4}
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from firstsight.errors import DataError
 from firstsight.evaluate.result_files import (
-    TAGS,
     BaselineDifference,
     SoftScore,
     SoftTaskScores,
@@ -32,6 +31,7 @@ from firstsight.evaluate.result_files import (
     write_scores,
 )
 from firstsight.evaluate.results import write_result
+from firstsight.evaluate.task import TAGS
 from firstsight.evaluate.tasks import TASKS
 from tests.evaluate.conftest import EvaluateScripted
 from tests.evaluate.scripted_model import ScriptedModel
@@ -285,7 +285,7 @@ def test_an_answer_without_a_key_is_refused(key: str, tmp_path: Path) -> None:
         ({"truth": None}, "truth: wanted a text. Got null"),
         ({"blind": 0}, "blind: wanted true or false. Got 0"),
         ({"readable": "no"}, "readable: wanted true or false. Got no"),
-        ({"form": None}, "form: wanted a text. Got null"),
+        ({"domain": None}, "domain: wanted a text. Got null"),
         ({"soft": 0.5}, "soft: wanted an object. Got 0.5"),
         ({"soft": {"best": 0.5}}, "soft.score: wanted this key"),
         (
@@ -318,5 +318,5 @@ def test_optional_keys_are_absent_where_they_say_nothing() -> None:
     answer = StoredAnswer("gqa", "1", "", "what ?", "cat", "cat", 1.0, False)
     keys = ["task", "question_id", "image", "prompt", "answer", "truth", "score", "blind"]
     assert list(json.loads(answer_line(answer))) == keys
-    full = answer._replace(readable=False, split="random", tags=(("form", "seen"),), missing=True)
-    assert list(json.loads(answer_line(full))) == [*keys, "readable", "split", "form", "missing"]
+    full = answer._replace(readable=False, split="random", tags=(("domain", "seen"),), missing=True)
+    assert list(json.loads(answer_line(full))) == [*keys, "readable", "split", "domain", "missing"]

@@ -137,7 +137,7 @@ def _answers(
         "image": f"{index % 20:06d}" if kind == "vision" else None,
         "prompt": f"what is right of the {random.choice(WORDS)} ?{effects.suffix}",
         "truth": truth,
-        "form": "heldout" if index % 3 == 0 else "seen",
+        "combination": "heldout" if index % 3 == 0 else "seen",
     }
     correct = json.dumps(truth) if has_box else truth
     sighted = line | {"answer": correct if is_correct else str(wrong), "score": float(is_correct), "blind": False}
@@ -170,7 +170,7 @@ def _task_scores(task: str, kind: TaskKind, chance: float, answers: list[list[di
         stable=task != "vizwiz",
         blind=_mean([pair[1]["score"] for pair in answers]) if kind == "vision" else None,
         question_blind=min(1.0, chance + 0.21) if kind == "vision" else None,
-        heldout=_mean([pair[0]["score"] for pair in answers if pair[0]["form"] == "heldout"]),
+        heldout=_mean([pair[0]["score"] for pair in answers if pair[0]["combination"] == "heldout"]),
         splits={"popular": popular} if task == "pope" else {},
         soft=_soft_scores(score, _mean([pair[1]["score"] for pair in answers]) if kind == "vision" else None),
     )

@@ -26,7 +26,7 @@ def test_an_arms_answers_are_a_table(make_arms: MakeArms) -> None:
 
 
 def test_held_out_questions_are_marked(tmp_path: Path) -> None:
-    tags = ({}, {"form": "heldout"}, {"form": "seen", "combination": "heldout"}, {"domain": "seen"})
+    tags = ({}, {"combination": "heldout"}, {"combination": "seen", "domain": "heldout"}, {"domain": "seen"})
     lines = [line(str(number), **tag) for number, tag in enumerate(tags)]
     answers = read_answers(write_lines(tmp_path / "answers.jsonl", lines))
     assert answers.get_column("heldout").to_list() == [False, True, True, False]
@@ -39,7 +39,7 @@ def test_a_table_has_the_answers_that_are_read_line_by_line(tmp_path: Path, numb
         {"truth": [0.25, 0.5, 1e-7, 0.75], "soft": {"score": 0.25, "mean": 0.5}},
         {"image": None, "split": "popular", "blind": True},
         {"answer": "\ud800 \u2028 caf\u00e9", "readable": False},
-        {"form": "heldout", "combination": "seen"},
+        {"combination": "heldout", "domain": "seen"},
         {"prompt": "", "answer": "", "truth": "[1, 2"},
     )
     chosen = fields if number == len(fields) else fields[number : number + 1]

@@ -30,7 +30,7 @@ def _arm(name: str, seed: int, start: Share, *, gqa: float) -> ArmResult:
         "gqa": task_scores(score=gqa, blind=0.3, question_blind=0.5, version=2),
         "pope": task_scores(score=0.9, chance=0.5, guess=0.5, blind=0.6, question_blind=0.5),
         "vizwiz": task_scores(score=0.2, chance=0.0, guess=0.1, stable=False, blind=0.3),
-        "arc_easy": task_scores(kind="text", score=0.75, by={"form": {"heldout": SubsetScore(n=4, score=0.5)}}),
+        "arc_easy": task_scores(kind="text", score=0.75, by={"domain": {"heldout": SubsetScore(n=4, score=0.5)}}),
     }
     return ArmResult(
         name=name,
@@ -77,7 +77,7 @@ def test_one_row_for_each_arm_task_and_condition() -> None:
     rows = score_table([LATE])
     # gqa and pope 3 each, vizwiz 2, arc_easy 1 and its held-out part; stable: vision 3 and text 1; 2 other means.
     assert rows.height == 3 + 3 + 2 + 2 + 3 + 1 + 2 * 2
-    assert _score(rows, task="arc_easy", condition="form: heldout") == 0.5
+    assert _score(rows, task="arc_easy", condition="domain: heldout") == 0.5
     assert rows.filter(pl.col("task") == "gqa").get_column("version").unique().to_list() == ["2"]
     assert rows.filter(pl.col("task") == "stable").get_column("version").unique().to_list() == ["1"]
 

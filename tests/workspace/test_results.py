@@ -209,9 +209,8 @@ def test_a_heldout_score_has_the_number_of_its_questions(tmp_path: Path) -> None
     answers = [json.loads(line) for line in (GOLDEN / "answers.jsonl").read_text().splitlines()]
     for answer in answers:
         number = int(re.sub(r"\D", "", answer["question_id"]) or 0)
-        answer.pop("combination", None)
-        answer["form"] = "heldout" if number % 3 == 0 else "seen"
-    wanted = sum(a["form"] == "heldout" for a in answers if a["task"] == "pope" and not a["blind"])
+        answer["combination"] = "heldout" if number % 3 == 0 else "seen"
+    wanted = sum(a["combination"] == "heldout" for a in answers if a["task"] == "pope" and not a["blind"])
     content = json.loads((GOLDEN / "scores.json").read_text())
     content["tasks"]["pope"]["heldout"] = 0.5
 

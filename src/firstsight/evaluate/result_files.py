@@ -18,7 +18,7 @@ from types import UnionType
 from typing import Any, Literal, NamedTuple, cast, get_args, get_origin
 
 from firstsight.errors import DataError
-from firstsight.evaluate.task import TaskKind
+from firstsight.evaluate.task import TAGS, TaskKind
 from firstsight.evaluate.tasks import TASKS
 from firstsight.files import write_atomic
 from firstsight.limits import iter_lines, limit_exceeded, parse_json, read_file
@@ -163,7 +163,7 @@ class TaskScores:
     heldout: float | None
     """The score of the questions with a part that was held out of training."""
     by: Mapping[str, Mapping[str, SubsetScore]]
-    """By tag and value: {"form": {"heldout": ..., "seen": ...}}."""
+    """By tag and value: {"combination": {"heldout": ..., "seen": ...}}."""
     splits: Mapping[str, SplitScores]
     soft: SoftTaskScores | None
     """None for answers without probabilities, such as those of files."""
@@ -296,9 +296,6 @@ def _decode_scalar(expected: type, value: Any, key: str) -> Any:
         raise _invalid(key, _TYPE_NAMES[expected], value)
     return float(value) if expected is float else value
 
-
-TAGS = ("form", "combination", "domain")
-"""Optional keys of a line: the question's categories."""
 
 _KEYS = ("task", "question_id", "image", "prompt", "answer", "truth", "score", "blind")
 _OPTIONAL_KEYS = ("readable", "split", *TAGS, "missing", "soft")

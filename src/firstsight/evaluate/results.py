@@ -242,7 +242,7 @@ def _mean_score(answers: Sequence[ScoredAnswer]) -> float | None:
 
 
 def _scores_by_tag(answers: Sequence[ScoredAnswer]) -> dict[str, dict[str, SubsetScore]]:
-    """Count and score for each value of each tag: {"form": {"heldout": ..., "seen": ...}}."""
+    """Count and score for each value of each tag: {"combination": {"heldout": ..., "seen": ...}}."""
     scores: dict[str, dict[str, SubsetScore]] = {}
     for tag, value in sorted({pair for answer in answers for pair in answer.question.tags.items()}):
         tagged = [answer for answer in answers if answer.question.tags.get(tag) == value]

@@ -21,6 +21,9 @@ PromptStyle = Literal["bare", "paper"]
 AnswerType = Literal["words", "choice"]
 """Generated text, or the likeliest of the question's choices."""
 
+TAGS = ("combination", "domain")
+"""Optional keys of a record and of an answer: the question's categories."""
+
 QUESTION_BLIND = "question_blind.json"
 """In a task's folder: {question id: answer} of the best guesser that does not read the question."""
 _DATA_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
@@ -41,7 +44,7 @@ class Question:
     split: str = ""
     """Scores are means over splits of means over questions; only POPE has more than one."""
     tags: Mapping[str, str] = field(default_factory=dict)
-    """Categories to score apart: {"form": "heldout", "combination": "seen"}, NoCaps' {"domain": "near-domain"}."""
+    """Categories to score apart: {"combination": "heldout"}, NoCaps' {"domain": "near-domain"}."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +102,7 @@ def describe_version(task: Task, questions: Sequence[Question]) -> str:
 
 def record_tags(record: Mapping[str, Any]) -> dict[str, str]:
     """The categories of a record; see Question.tags."""
-    return {key: str(record[key]) for key in ("form", "combination", "domain") if key in record}
+    return {key: str(record[key]) for key in TAGS if key in record}
 
 
 def benchmark_files(folder: Path) -> tuple[Path, ...]:

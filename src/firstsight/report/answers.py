@@ -12,7 +12,8 @@ from typing import Any
 import polars as pl
 
 from firstsight.errors import DataError, UnknownName
-from firstsight.evaluate.result_files import TAGS, StoredAnswer, iter_answers, read_answer_at
+from firstsight.evaluate.result_files import StoredAnswer, iter_answers, read_answer_at
+from firstsight.evaluate.task import TAGS
 from firstsight.report.results import AnswerFile
 
 QUESTION_KEY = ["task", "question"]

@@ -22,7 +22,7 @@ def write_vqa(folder: Path, question_rows: Rows, annotation_rows: Rows) -> Path:
 
 
 def question_rows(*numbers: int) -> Rows:
-    return [{"question_id": n, "image_id": 7, "question": f"q{n}", "form": "heldout"} for n in numbers]
+    return [{"question_id": n, "image_id": 7, "question": f"q{n}", "combination": "heldout"} for n in numbers]
 
 
 def annotation_rows(*numbers: int) -> Rows:
@@ -34,7 +34,7 @@ def test_the_vqa_form_joins_by_question_id(name: str, tmp_path: Path) -> None:
     write_vqa(tmp_path, question_rows(1, 2), annotation_rows(2, 1))
     first, second = read(name, tmp_path)
     assert (first.id, first.text, first.image, first.truth) == ("1", "q1", "7", ("a1",) * 10)
-    assert (second.truth[0], second.tags) == ("a2", {"form": "heldout"})  # type: ignore[index]
+    assert (second.truth[0], second.tags) == ("a2", {"combination": "heldout"})  # type: ignore[index]
     assert get_task(name).read_questions(benchmark_files(tmp_path)[::-1]) == (first, second)
 
 

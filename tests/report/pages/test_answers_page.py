@@ -45,7 +45,7 @@ def _two_tables(folder: Path) -> list[AnswersTable]:
         line("c", **box, answer="nowhere", score=0.0, readable=False),
         line("x", image="3"),
         line("y", image="9"),
-        line("t", task="boolq", form="heldout", score=0.6),
+        line("t", task="boolq", combination="heldout", score=0.6),
         line("u", task="boolq", truth="other"),
         line("o", task="boolq"),
     ]
@@ -57,7 +57,7 @@ def _two_tables(folder: Path) -> list[AnswersTable]:
         line("c", **box, answer="[0.25, 0.5, 0.75, 1]"),
         line("x", image="3"),
         line("y", image="9", prompt="Another prompt"),
-        line("t", task="boolq", form="heldout", score=0.0),
+        line("t", task="boolq", combination="heldout", score=0.0),
         line("u", task="boolq"),
     ]
     named = (("start-000.s1", first), ("start-080.s1", second))
@@ -87,7 +87,7 @@ def test_card_has_all_answers_to_a_question(tmp_path: Path) -> None:
     assert "unreadable" in page.cards["refcoco/c"] and "unreadable" not in page.cards["refcoco/b"]
     assert "overlap 0.50" in page.cards["refcoco/b"]
     assert "Another prompt" in page.cards["vqav2/y"]
-    assert "form held out" in page.cards["boolq/t"]
+    assert "combination held out" in page.cards["boolq/t"]
     assert "truth here: cat" in " ".join(page.cards["boolq/u"].split())
 
 
@@ -152,7 +152,7 @@ def hostile_and_harmless(tmp_path_factory: pytest.TempPathFactory) -> tuple[Page
         benchmarks_dir = write_images(folder / kind, {"1.png": encoded_image(48, 48)})
         first = [
             line(word, task=word, image=word if n % 2 else "1", prompt=word, answer=word, truth=word, split=word)
-            | {"form": "heldout" if n % 2 else word, "readable": n != 3}
+            | {"combination": "heldout" if n % 2 else word, "readable": n != 3}
             for n, word in enumerate(words)
         ]
         second = [row | {"answer": row["answer"] + "!", "score": 0.0, "prompt": row["prompt"] + "?"} for row in first]

@@ -14,7 +14,7 @@ from typing import Any
 
 from firstsight.errors import DataError
 from firstsight.evaluate.lm_eval.tasks import LmEvalTask, get_lm_eval_task
-from firstsight.evaluate.task import load_json_records
+from firstsight.evaluate.task import TAGS, load_json_records
 from firstsight.limits import check_limit
 
 DatasetRow = dict[str, Any]
@@ -144,7 +144,7 @@ def _query(row: Mapping[str, Any], location: str) -> ChoiceQuery:
         raise DataError(f"{location}: wanted a query and choices in words. Got {str(row)[:120]}. Correct it.")
     if isinstance(gold, bool) or not 0 <= gold < len(choices):
         raise DataError(f"{location}: gold is the number of a choice, 0 to {len(choices) - 1}. Got {gold!r}. Fix it.")
-    extra_fields = {key: row[key] for key in ("question_id", "form", "combination") if key in row}
+    extra_fields = {key: row[key] for key in ("question_id", *TAGS) if key in row}
     return ChoiceQuery(query=row["query"], choices=choices, gold=gold, extra_fields=extra_fields)
 
 
