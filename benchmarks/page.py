@@ -29,7 +29,7 @@ def open_seconds(page: Path, browser: Browser) -> dict[str, float]:
 
 def main() -> None:
     """Print the seconds of three openings, each in a new browser."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("page", type=Path)
     page = parser.parse_args().page
     print(f"{page}: {page.stat().st_size / 1e6:.1f} MB; target: opened in {TARGET_SECONDS:g} s")
