@@ -212,13 +212,22 @@ def study_noise(
         if noise_only and included:
             reduced[kind] = score_noise(STABLE, kind, included, baselines=baselines)
     baselines = {task: (kind, baseline) for task, kind, baseline in columns}
-    noise = replace(noise, stable=stable, reduced=reduced, soft=tuple(_soft_noise(compared, rows, baselines)))
+    noise = replace(
+        noise,
+        stable=stable,
+        reduced=reduced,
+        soft=tuple(_soft_noise(compared, rows, baselines, answers=comparison.question_scores(is_soft=True))),
+    )
     left_out = [task for kind in reduced for task in noise.noise_only(kind)]
     return replace(noise, differences=_reduced_differences(claims, comparison.without_tasks(left_out), kinds=reduced))
 
 
 def _soft_noise(
-    compared: Sequence[ArmResult], rows: pl.DataFrame, baselines: Mapping[str, tuple[str, float | None]]
+    compared: Sequence[ArmResult],
+    rows: pl.DataFrame,
+    baselines: Mapping[str, tuple[str, float | None]],
+    *,
+    answers: QuestionScores,
 ) -> Iterator[ScoreNoise]:
     """Of the soft scores of tasks, and of the means of those with a baseline.
 
@@ -229,7 +238,7 @@ def _soft_noise(
     last_scores = {
         (arm.name, arm.seed): [_task_scores(scores, is_soft=True) for scores in arm.last_scores] for arm in compared
     }
-    score_noise = partial(_score_noise, answers=QuestionScores(compared, column="soft"), last_scores=last_scores)
+    score_noise = partial(_score_noise, answers=answers, last_scores=last_scores)
     for task, runs in values.items():
         kind, baseline = baselines[task]
         yield score_noise(f"{task} soft", kind, {task: runs}, baselines={}, in_stable=baseline is not None)
