@@ -74,7 +74,7 @@ def answer_sentence(
 
 
 def _winner_text(arm: ArmResult, text: str, axes: Sequence[Axis]) -> str:
-    """An arm by its text, with what this is: 80 % (what its axis is)."""
+    """An arm by its text, followed by the label of its axis in brackets."""
     meaning = "; ".join(axis.label for axis in axes) if text == place_text(arm, axes) else ""
     return f"{text} ({meaning})" if meaning else text
 
