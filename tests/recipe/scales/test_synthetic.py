@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import floor
 
 import pytest
@@ -14,7 +13,7 @@ from firstsight.recipe.stages import Pretrain
 from firstsight.studies.when import when
 
 
-@pytest.mark.parametrize("name", ["smoke", "cpu"])
+@pytest.mark.parametrize("name", ["smoke", "cpu", "hour"])
 def test_sources_have_more_items_than_rows(name: str) -> None:
     """At least two documents for each text row, 2.5 captioned images and 2.2 dialogues for each image row."""
     arm = get_scale(name).base
@@ -30,18 +29,25 @@ def test_sources_have_more_items_than_rows(name: str) -> None:
     assert text == midtrain.mix.text.sources[0] == finetune.mix.text.sources[0]
 
 
-@pytest.mark.parametrize("name", ["smoke", "cpu"])
+@pytest.mark.parametrize("name", ["smoke", "cpu", "hour"])
 def test_an_image_and_its_text_fit_a_row(name: str) -> None:
     for stage in get_scale(name).base.stages:
         assert stage.model.image_tokens == 12 < stage.row_shape.length // 2
         assert stage.model.lm == get_scale(name).base.pretrain.model
 
 
-def test_hour_has_more_seeds_and_nothing_else() -> None:
+def test_hour_is_cpu_with_longer_training_and_more_seeds() -> None:
     cpu, hour = get_scale("cpu"), get_scale("hour")
-    assert hour == replace(cpu, name="hour", seeds=8) and cpu.seeds < hour.seeds
+    pairs = zip(cpu.base.stages, hour.base.stages, strict=True)
+    for short, long in ((cpu.base.pretrain, hour.base.pretrain), *pairs):
+        assert long.model == short.model and long.row_shape == short.row_shape and long.optim == short.optim
+    steps = [[stage.row_shape.steps(stage.tokens) for stage in (scale.base.pretrain, *scale.base.stages)] for scale in (cpu, hour)]
+    assert steps == [[2400, 720, 1080], [4800, 720, 2160]]
+    assert (cpu.seeds, hour.seeds) == (2, 6)
 
 
-def test_a_study_at_hour_has_all_steps_of_cpu() -> None:
-    cpu, hour = (build_graph(when(get_scale(name))) for name in ("cpu", "hour"))
-    assert {step.address for step in cpu.steps} < {step.address for step in hour.steps}
+def test_hour_shares_the_encoder_and_the_benchmarks_of_cpu() -> None:
+    cpu, hour = ({step.address for step in build_graph(when(get_scale(name))).steps} for name in ("cpu", "hour"))
+    shared = {address.rsplit("-", 1)[0] for address in map(str, cpu & hour)}
+    assert {"vocabulary", "contrast", "benchmarks", "captions-rich"} <= shared
+    assert not any(name.startswith(("pretrain", "midtrain", "finetune")) for name in shared)
