@@ -8,7 +8,7 @@ import pytest
 
 from firstsight.plan.graph import build_graph
 from firstsight.recipe.mixture import SyntheticCaptions, SyntheticDialogues, SyntheticTexts
-from firstsight.recipe.scales import get_scale
+from firstsight.recipe.scales import Scale, get_scale
 from firstsight.recipe.stages import Pretrain
 from firstsight.studies.when import when
 
@@ -36,13 +36,17 @@ def test_an_image_and_its_text_fit_a_row(name: str) -> None:
         assert stage.model.lm == get_scale(name).base.pretrain.model
 
 
+def training_steps(scale: Scale) -> list[int]:
+    """Steps of the trunk, the branch and the fine-tuning."""
+    return [stage.row_shape.steps(stage.tokens) for stage in (scale.base.pretrain, *scale.base.stages)]
+
+
 def test_hour_is_cpu_with_longer_training_and_more_seeds() -> None:
     cpu, hour = get_scale("cpu"), get_scale("hour")
     pairs = zip(cpu.base.stages, hour.base.stages, strict=True)
     for short, long in ((cpu.base.pretrain, hour.base.pretrain), *pairs):
         assert long.model == short.model and long.row_shape == short.row_shape and long.optim == short.optim
-    steps = [[stage.row_shape.steps(stage.tokens) for stage in (scale.base.pretrain, *scale.base.stages)] for scale in (cpu, hour)]
-    assert steps == [[2400, 720, 1080], [4800, 720, 2160]]
+    assert training_steps(cpu) == [2400, 720, 1080] and training_steps(hour) == [4800, 720, 2160]
     assert (cpu.seeds, hour.seeds) == (2, 6)
 
 
