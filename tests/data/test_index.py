@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from firstsight.data.index import Index
+from firstsight.data.prepare.handler import READING
 from firstsight.errors import DataError
 
 from .conftest import ANSWER, END, HUMAN, WORDS, Workshop, picture, words_of
@@ -123,4 +124,4 @@ def test_the_index_lists_what_was_read(workshop: Workshop) -> None:
     ]
     expected = [hashlib.sha256((three_shards / f"{number}.jsonl").read_bytes()).hexdigest() for number in range(3)]
     assert [shard.sha256 for shard in index.source_shards] == expected
-    assert index.source_digest == hashlib.sha256("\n".join(expected).encode()).hexdigest()
+    assert index.source_digest == hashlib.sha256("\n".join([*expected, READING]).encode()).hexdigest()
