@@ -73,4 +73,5 @@ def test_averages_of_no_checkpoint_are_refused(capsys: pytest.CaptureFixture[str
 
 
 def test_more_last_checkpoints_than_the_stage_has_steps_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--average: wanted at most 20 checkpoints" in refused(capsys, "plan", "when", "--scale", "smoke", "--average", "21")
+    message = refused(capsys, "plan", "when", "--scale", "smoke", "--average", "21")
+    assert "--average: wanted at most 20 checkpoints" in message
