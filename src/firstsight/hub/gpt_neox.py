@@ -34,7 +34,7 @@ from firstsight.hub.public_weights import (
     unsupported_settings,
 )
 from firstsight.model.tensors import StoredTensors, format_faults, shapes_and_dtypes
-from firstsight.recipe.model import LMSpec, Rope
+from firstsight.recipe.model import LMSpec, Rope, openlm_spec
 from firstsight.units import Share
 
 MODEL_TYPE = "gpt_neox"
@@ -117,25 +117,8 @@ def gpt_neox_spec(config: Mapping[str, Any]) -> LMSpec:
 
 def _plain_spec(*, layers: int, width: int, heads: int, vocab: int) -> LMSpec:
     """The settings that all GPT-NeoX models share, at these sizes."""
-    return LMSpec(
-        layers=layers,
-        width=width,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=width // heads,
-        mlp_width=4 * width,
-        vocab_size=vocab,
-        norm="layer",
-        eps=1e-5,
-        qk_norm=False,
-        rope=Rope(base=10_000.0),
-        ties_embeddings=False,
-        token_shift=1,
-        embedding_scale=1,
-        block="parallel",
-        mlp="gelu",
-        has_biases=True,
-    )
+    openlm = openlm_spec(layers=layers, width=width, heads=heads, vocab_size=vocab)
+    return replace(openlm, mlp_width=4 * width, qk_norm=False, block="parallel", mlp="gelu", has_biases=True)
 
 
 def _rotary_spec(config: Mapping[str, Any], *, head_dim: int) -> Rope:

@@ -14,7 +14,7 @@ from firstsight.recipe.analysis import Comparison
 from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.claims import ClaimResult
 from firstsight.report.collect import collect_results
-from firstsight.report.compare import ArmPair, PairedDifference
+from firstsight.report.compare import PairedDifference
 from firstsight.report.results import ArmResult
 from firstsight.workspace.decisions.record import Look, SequentialRecord, record_path
 from firstsight.workspace.study_graph import StoredStudy
@@ -106,5 +106,5 @@ def _prefixed_comparisons(comparisons: Sequence[Comparison], prefix: str) -> Ite
 
 
 def _prefixed_difference(difference: PairedDifference, prefix: str) -> PairedDifference:
-    pair: ArmPair = difference.pair
+    pair = difference.pair
     return replace(difference, pair=replace(pair, a=f"{prefix}{pair.a}", b=f"{prefix}{pair.b}"))

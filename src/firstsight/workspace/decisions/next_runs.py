@@ -244,7 +244,9 @@ def cheapest_runs(stored: StoredStudy, results: StudyAnalysis, *, jobs: int | No
     open_claims = [result.claim for result in results.claims if result.verdict == "undecided"]
     if not open_claims:
         return {}
-    comparison = ArmComparison(results.arms, results.scores, rule="sequential")
+    comparison = results.comparison
+    if results.rule != "sequential":
+        comparison = ArmComparison(results.arms, results.scores, rule="sequential")
     claims = evaluate_claims(open_claims, results.arms, comparison)
     trained = {arm.name for arm in results.arms if arm.stages}
     names = {name for claim in open_claims for name in _claim_arms(claim)}
