@@ -102,8 +102,8 @@ def main() -> None:
         signal.signal(number, handler)
     terminal.prepare_streams()
     code = command(sys.argv[1:])
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a late second signal must not replace the exit code of the first
+        signal.signal(number, signal.SIG_IGN if code == STOPPED else signal.SIG_DFL)
     try:
         sys.stdout.flush()
     except OSError:  # what could not be written was reported
