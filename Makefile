@@ -5,12 +5,13 @@ VENV   := $(if $(filter file,$(origin PYTHON)),.venv,.venv-$(shell $(PYTHON) -c 
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 OUT    ?= runs
+SCALE  ?= cpu
 
 # Two processes share two cores: one thread each, and a waiting thread sleeps instead of spinning.
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test test-versions test-all lint style direction types format docs bench chaos golden clean
+.PHONY: help setup run smoke test test-versions test-all lint style direction types format docs linkcheck gallery bench chaos golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -60,6 +61,12 @@ format: setup ## let ruff write what it can
 docs: setup ## the documentation, warnings as errors, in docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
+
+linkcheck: setup ## whether the addresses of other sites in the documentation still answer; needs a network
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/linkcheck
+
+gallery: setup ## the gallery of the landing page, from the results in OUT at SCALE; costs of the other studies
+	$(BIN)/python docs/gallery.py --store $(OUT) --scale $(SCALE)
 
 bench: setup ## speed of training, decoding, evaluation, data loading and of a finished study, compared with other libraries
 	$(BIN)/python benchmarks/step.py --shape toy

@@ -1,4 +1,4 @@
-"""The how-to for notebooks and README's example: their cells run in one program without a file, in an event loop."""
+"""The tutorial for notebooks and README's example: their cells run in one program without a file, in an event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.test_tutorial import pattern
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "howto" / "notebook.md"
+PAGE = ROOT / "docs" / "tutorial" / "notebook.md"
 CELL = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 END = "=== end of a cell ==="
 
@@ -50,7 +50,7 @@ def readme_cell() -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_cells_of_the_how_to_print_what_it_shows(tmp_path: Path) -> None:
+def test_the_cells_of_the_page_print_what_it_shows(tmp_path: Path) -> None:
     cells, shown = zip(*CELL.findall(PAGE.read_text()), (readme_cell(), ""), strict=True)
     program = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r})\n" + PROGRAM.format(cells=cells, end=END)
     done = subprocess.run(

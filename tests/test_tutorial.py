@@ -1,4 +1,4 @@
-"""The tutorial page: its files are written, its commands run, and their output compared with the page."""
+"""The tutorial pages: their files are written, their commands run, and the output compared with the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "tutorial" / "first-study.md"
+PAGES = [Path(__file__).parents[1] / "docs" / "tutorial" / name for name in ("first-study.md", "own-question.md")]
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -36,16 +36,17 @@ def run_command(command: str, folder: Path) -> str:
 
 
 def run(words: list[str], folder: Path) -> str:
-    done = subprocess.run(words, cwd=folder, env=os.environ, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(words, cwd=folder, env=os.environ, capture_output=True, text=True, timeout=1500, check=False)
     output = done.stdout + done.stderr
     assert "Traceback" not in output and done.returncode in (0, 2), output
     return output
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_commands_of_the_tutorial_print_what_it_shows(tmp_path: Path) -> None:
-    for form, block in BLOCK.findall(PAGE.read_text()):
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_of_the_tutorial_print_what_it_shows(tmp_path: Path, page: Path) -> None:
+    for form, block in BLOCK.findall(page.read_text()):
         if form == "python":
             name = re.match(r"# (\w+\.py)\n", block)
             file = tmp_path / (name[1] if name else "snippet.py")
