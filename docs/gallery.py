@@ -103,10 +103,9 @@ def plan_section(study: Study, docs: Path) -> str:
 
 def _section(study: Study, file: str, texts: Sequence[str], *, source: str) -> str:
     verb = "run" if texts else "plan"
-    figure = f"```{{image}} {file}\n:alt: {study.question}\n:class: result\n```"
     command = f"```console\n$ firstsight {verb} {study.name} --scale {study.scale}\n```"
-    parts = [f"% study {study.name}", f"### {study.question}", figure, *filter(None, texts), source, command]
-    return "\n\n".join(parts) + "\n\n"
+    head = [f"% study {study.name}", f"### {study.question}", f"![{study.question}]({file})"]
+    return "\n\n".join([*head, *filter(None, texts), source, command]) + "\n\n"
 
 
 def plan_card(name: str) -> str:

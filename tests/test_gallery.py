@@ -32,7 +32,7 @@ def listed_studies(page: str) -> dict[str, str]:
 def test_the_stored_page_has_every_shipped_study_with_its_question() -> None:
     page = (DOCS / "gallery.md").read_text()
     assert listed_studies(page) == {name: fs.study(name).question for name in shipped_studies()}
-    for file in re.findall(r"\{image\} (\S+)", page):
+    for file in re.findall(r"^!\[.*\]\((\S+)\)$", page, re.MULTILINE):
         assert (DOCS / file).read_text().startswith("<svg")
 
 
