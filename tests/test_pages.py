@@ -106,6 +106,20 @@ def browser() -> Iterator[Browser]:
 
 
 @needs_browser
+def test_what_does_not_fit_or_cannot_be_read_is_found(browser: Browser, tmp_path: Path) -> None:
+    """The checks of the pages on a page that has each fault once."""
+    page = tmp_path / "page.html"
+    page.write_text(
+        "<body style='background: #fff'><article><p style='color: #ddd'>faint</p><p style='color: #555'>dark</p>"
+        f"<pre style='overflow-x: auto'>{'wide ' * 100}</pre><div style='width: 2000px'>outside</div></article>"
+    )
+    browser.open(page)
+    assert [line.strip() for line in browser.value(WIDE_CODE)] == [("wide " * 100).strip()]
+    assert any("outside" in line for line in browser.value(OVERFLOWS))
+    assert [text.partition(":")[0] for text in browser.value(FAINT_TEXT).values()] == ["faint"]
+
+
+@needs_browser
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_pages_fit_their_widths_and_can_be_read(pages: list[Path], browser: Browser) -> None:
