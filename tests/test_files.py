@@ -156,6 +156,7 @@ DIRECT_WRITES = {
     "plan/executor.py": "the log of a step",
     "report/pages/report_page.py": "a table into the file of open_atomic",
     "resume_folder.py": "appended, cut to the last resume point",
+    "track.py": "appended, line by line",
     "train/encoder.py": "in a hidden folder, then renamed",
     "worker_process.py": "the log of a step",
     "workspace/preview.py": "in a temporary folder",

@@ -31,6 +31,9 @@ def test_machine_and_sources_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
         save_every = 30
         cache = "${DISK}/cache"
         readers = 8
+        track = ["wandb", "tensorboard"]
+        spike = 7
+        collective_timeout = 60
 
         [sources.near]
         path = "data/near"
@@ -47,6 +50,7 @@ def test_machine_and_sources_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     machine = (site.device, site.threads, site.compile, site.save_every, site.cache, site.readers)
     assert machine == ("cuda", 4, False, 30.0, Path("/mnt/fast/cache"), 8)
+    assert (site.track, site.spike, site.collective_timeout) == (("wandb", "tensorboard"), 7.0, 60.0)
     assert site.sources["near"] == Location(path=str(tmp_path / "data" / "near"))
     assert site.sources["near"].most_bad == MAX_REJECTED_SHARE
     assert site.sources["llava-v1.5"] == Location(
@@ -80,6 +84,10 @@ def test_missing_keys_keep_the_defaults(tmp_path: Path) -> None:
         ("[machine]\nsave_every = -1", ("[machine] save_every", "-1")),
         ("[machine]\nsave_every = nan", ("[machine] save_every", "at least 0", "nan")),
         ("[machine]\nsave_every = inf", ("[machine] save_every", "at most 1,000,000", "inf")),
+        ("[machine]\ncollective_timeout = 0.5", ("[machine] collective_timeout", "at least 1", "0.5")),
+        ("[machine]\nspike = -7", ("[machine] spike", "at least 0", "-7")),
+        ("[machine]\ntrack = 'wandb'", ("[machine] track", "a list of texts in quotes", "'wandb'")),
+        ("[machine]\ntrack = ['comet']", ("[machine] track", "any of tensorboard, wandb, trackio", "'comet'")),
         ("[machine]\ndevice = 'banana'", ("[machine] device", "cpu, cuda or cuda:N", "'banana'")),
         ("[machine]\ndevice = 'cuda:x'", ("[machine] device", "cpu, cuda or cuda:N", "'cuda:x'")),
         ('[sources.x]\npath = "a\\u0000b"', ("[sources.x] path", "NUL", r"'a\x00b'")),

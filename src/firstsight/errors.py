@@ -92,6 +92,10 @@ class Diverged(StepFailed):
     """Training met a loss or a gradient that is not finite; the update was not made."""
 
 
+class LossSpike(Diverged):
+    """Training met a loss above the limit that the site file sets; the update was not made."""
+
+
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|\d+ requested and \d+ written")
 """Texts of the system, and numpy's of a short write."""
 _NO_ACCESS = re.compile("Permission denied|Operation not permitted|Read-only file system")

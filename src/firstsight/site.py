@@ -10,11 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
+from typing import Any
 
 from firstsight.limits import Limits
 from firstsight.units import Share
 
 MAX_REJECTED_SHARE = Share(1, 100)
+TRACKERS = ("tensorboard", "wandb", "trackio")
+"""Names of packages that `track` writes for."""
 LOSS_IMPLEMENTATIONS = ("chunked", "liger")
 
 
@@ -78,6 +81,13 @@ class Site:
     """GPUs of this machine that steps share out, `processes` for each step; 0: all steps take the first ones."""
     readers: int = 1
     """Threads that prefetch training batches; processes that prepare shards."""
+    track: tuple[str, ...] = ()
+    """Trackers that get the metrics of training besides the store's own log: of TRACKERS."""
+    spike: float = 0.0
+    """Stop training before an update whose loss is so many standard deviations above the mean of the updates before; 0:
+    never. A step that is not stopped has the same bytes with and without."""
+    collective_timeout: float = 1200.0
+    """Seconds that a rank waits for another one in a collective operation before the step fails."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +100,8 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     note: str = ""
     """A line to show once, for example why a step starts over."""
+    record: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The metrics of an interval of training that ends here (docs/reference/log.md); empty between."""
 
 
 ProgressCallback = Callable[[Progress], None]

@@ -1,7 +1,7 @@
 """The site file, TOML:
 
     [machine]                   device, threads, compile, recompute, loss, save_every, cache, rows_at_once, readers,
-                                processes, shard_group, gpus
+                                processes, shard_group, gpus, track, spike, collective_timeout
     [limits]                    record, unpacked, file, settings, depth, picture, pixels, row_group, tokenizer ...
     [sources.NAME]              path, pictures, captions, columns, split, most_bad
 
@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from firstsight.errors import QuantityError, RequestError
 from firstsight.limits import BYTE_LIMITS, Limits, read_file
-from firstsight.site import LOSS_IMPLEMENTATIONS, Location, Site
+from firstsight.site import LOSS_IMPLEMENTATIONS, TRACKERS, Location, Site
 from firstsight.units import parse_bytes, parse_share
 
 DEVICE_PATTERN = r"cpu|cuda(:\d{1,3})?"
@@ -35,6 +35,7 @@ _TOML_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "int": (int, "a whole number"),
     "float": ((int, float), "a number"),
     "bool": (bool, "true or false"),
+    "tuple[str, ...]": (list, "a list of texts in quotes"),
     "Mapping[str, str]": (dict, "a table"),
 }
 """Python type and its name in messages of each annotation of a field of Site or Location."""
@@ -106,7 +107,9 @@ def _read_value(key: str, value: Any, annotation: str, *, path: Path, header: st
     if annotation == "Mapping[str, str]":
         for name, item in value.items():
             _check_type(item, "str", f"{location}.{name}")
-    minimum = 1 if key in ("threads", "readers", "processes") else 0
+    if key == "track":
+        return _read_trackers(value, location)
+    minimum = 1 if key in ("threads", "readers", "processes", "collective_timeout") else 0
     if annotation in ("int", "float") and not minimum <= value <= MAX_NUMBER:  # also false of nan
         limits = f"at least {minimum} and at most {MAX_NUMBER:,}"
         raise RequestError(f"{location}: wanted {limits}. Got {value}. Correct that line.")
@@ -124,6 +127,13 @@ def _read_value(key: str, value: Any, annotation: str, *, path: Path, header: st
     if annotation == "Path":
         return Path(value)
     return float(value) if annotation == "float" else value
+
+
+def _read_trackers(names: list[Any], location: str) -> tuple[str, ...]:
+    for name in names:
+        if name not in TRACKERS:
+            raise RequestError(f"{location}: wanted any of {', '.join(TRACKERS)}. Got {name!r}. Correct that line.")
+    return tuple(names)
 
 
 def _check_keys(table: Mapping[str, Any], known: Collection[str], location: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from firstsight.errors import Diverged
+from firstsight.errors import Diverged, LossSpike, StepFailed
 from firstsight.recipe.schedule import Rewarm
 from firstsight.site import Site
-from firstsight.train import encoder, handlers
+from firstsight.train import encoder, handlers, spikes
+from firstsight.train.divergence import ADVICE
 from firstsight.train.encoder import train_contrastive
 from firstsight.train.handlers import pretrain, train_stage
 from firstsight.train.state import TrainState
@@ -66,14 +69,14 @@ def test_the_next_attempt_continues_from_the_last_good_state(
     """A fault of the machine in one update: the same command ends with the bytes of an undisturbed run."""
     train = handlers.train
 
-    def train_badly(state: TrainState, batches: Iterator[Any], *arguments: Any) -> Iterator[Any]:
+    def train_badly(state: TrainState, batches: Iterator[Any], *arguments: Any, **options: Any) -> Iterator[Any]:
         def spoiled() -> Iterator[Any]:
             for batch in batches:
                 if state.tokens_seen == (bad_update - 1) * 64:
                     state.model.lm.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
                 yield batch
 
-        return train(state, spoiled(), *arguments)
+        return train(state, spoiled(), *arguments, **options)
 
     monkeypatch.setattr(handlers, "train", train_badly)
     out = tmp_path / "out"
@@ -83,6 +86,64 @@ def test_the_next_attempt_continues_from_the_last_good_state(
     assert list((out / "resume" / f"{(bad_update - 1) * 64:015d}").glob("shard-*.safetensors"))
     tiny_study.run_handler(pretrain, SEGMENT, inputs, out, site)
     assert tiny_study.read_files(out) == tiny_study.read_files(trunk)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_row_that_is_not_finite_stops_all_ranks(
+    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path, ranks: int
+) -> None:
+    """The images of one record are NaN, so that its row is on one rank of two; both ranks stop and name that row."""
+    spec = tiny_study.midtrain_spec(tiny_study.FEATURE_VLM, 4, "1/4")
+    features = np.load(inputs["image0.features"] / "features.npy")
+    stage_inputs = {**inputs, "trunk": trunk}
+    records = stage_stream(spec, inputs=stage_inputs, site=site).step_records(1)
+    row = next(row for row, ((source, _), *_) in enumerate(records) if source == 1)
+    features[[record for _, record in records[row]]] = np.nan
+    (tmp_path / "features").mkdir()
+    np.save(tmp_path / "features" / "features.npy", features)
+    stage_inputs["image0.features"] = tmp_path / "features"
+    out = tmp_path / "out"
+    with pytest.raises(StepFailed) as error:
+        tiny_study.run_handler(train_stage, spec, stage_inputs, out, replace(site, processes=ranks))
+    message = str(error.value)
+    assert message.startswith("out: wanted a finite loss and gradient norm. Got loss nan and gradient norm nan"), (
+        message
+    )
+    assert (
+        " in update 2 (to 128 tokens), at learning rate 0.0" in message and f", in row {row} (captions-rich" in message
+    )
+    assert f"the weights after 64 tokens are kept in {out / 'resume'}. {ADVICE}" in message
+    assert list((out / "resume" / f"{64:015d}").glob("shard-*.safetensors"))
+    assert not list(out.glob("*.safetensors"))
+
+
+def test_a_spike_stops_the_step_again_and_again_until_the_rule_is_removed(
+    inputs: Inputs, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = 3
+    monkeypatch.setattr(spikes, "SPIKE_WINDOW", window)
+    spec = tiny_study.segment_spec(10, "0", "1")
+    rough = replace(spec, pretrain=replace(spec.pretrain, schedule=replace(tiny_study.SCHEDULE, peak_lr=1.0)))
+    undisturbed = tiny_study.run_handler(pretrain, rough, inputs, tmp_path / "undisturbed", site)
+    losses = [json.loads(line)["loss"] for line in (undisturbed / "log.jsonl").read_text().splitlines()]
+    before = {step: losses[step - window : step] for step in range(window, len(losses))}
+    excess = {step: (losses[step] - np.mean(last)) / np.std(last, ddof=1) for step, last in before.items()}
+    step = max(excess, key=excess.__getitem__)
+    assert excess[step] > 0, "a rate of 1 raises the loss"
+    out, messages = tmp_path / "out", list[str]()
+    for _ in range(2):
+        with pytest.raises(LossSpike) as error:
+            tiny_study.run_handler(pretrain, rough, inputs, out, replace(site, spike=0.99 * excess[step]))
+        messages.append(str(error.value))
+    assert messages[0] == messages[1], "the losses before are part of the resume point"
+    assert f"standard deviations above the mean of 3 updates. Got loss {losses[step]:.6g} and" in messages[0]
+    assert f" in update {step + 1} " in messages[0]
+    named = [float(number) for number in re.findall(r"row \d \([^)]*\): (\d+\.\d+)", messages[0])]
+    assert len(named) == tiny_study.ROW_SHAPE.batch_size and named == sorted(named, reverse=True)
+    for deviations in (1.01 * excess[step], 0.0):
+        goes_on = shutil.copytree(out, tmp_path / f"below-{deviations}")
+        tiny_study.run_handler(pretrain, rough, inputs, goes_on, replace(site, spike=deviations))
+        assert tiny_study.read_files(goes_on) == tiny_study.read_files(undisturbed)
 
 
 def test_a_learning_rate_that_is_too_high_diverges_in_every_row(inputs: Inputs, site: Site, tmp_path: Path) -> None:

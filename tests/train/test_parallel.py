@@ -26,6 +26,7 @@ from firstsight.recipe.stages import Midtrain, RowShape, TrunkSegment
 from firstsight.site import Progress, Site
 from firstsight.train.handlers import pretrain, train_stage
 from tests.train import tiny_study
+from tests.train.rank_faults import hang_on_the_last_rank
 
 Inputs = dict[str, Path]
 ROWS = RowShape(batch_size=6, length=16)
@@ -152,6 +153,13 @@ def test_a_killed_rank_ends_the_other_and_the_step_goes_on(
     pretrain(segment("2/5"), inputs=inputs, out=out, site=step_site, on_progress=tiny_study.ignore_progress)
     undisturbed = tiny_study.read_files(parents[2])
     assert tiny_study.read_files(tiny_study.remove_unfinished(out)) == undisturbed
+
+
+def test_a_rank_that_hangs_ends_the_step_with_a_message(inputs: Inputs, site: Site, tmp_path: Path) -> None:
+    hangs = replace(site, processes=2, collective_timeout=2.0)
+    with pytest.raises(StepFailed, match=r"rank \d of 2 processes got no answer of another rank for 2 s: .* continues"):
+        hang_on_the_last_rank(None, inputs=inputs, out=tmp_path, site=hangs, on_progress=tiny_study.ignore_progress)
+    assert rank_pids() == []
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """The cost of a plan: tokens, FLOPs, bytes and hours by formula, and the savings of sharing steps between arms.
 
-In training a module costs its forward pass, as much again for the gradients of its activations if it or a module
-before it trains, and as much again for those of its weights if it trains. Numbers that depend on data that has not
-been counted are estimates, and have a note.
+Numbers that depend on data that has not been counted are estimates, and have a note.
 """
 
 from __future__ import annotations
@@ -30,19 +28,10 @@ from firstsight.recipe.mixture import (
 )
 from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.recipe.stages import Donor, Encode, Evaluate, Finetune, Midtrain, Prepare, Pretrain, TrunkSegment
+from firstsight.recipe.training_flops import PEAK_FLOPS, has_stored_features, image_flops, token_flops
 from firstsight.recipe.vision import ContrastiveTraining, PatchProjectionSpec, Siglip
 from firstsight.units import format_bytes
 
-PEAK_FLOPS: dict[str, float] = {
-    "h100": 989e12,
-    "h200": 989e12,
-    "a100": 312e12,
-    "b200": 2250e12,
-    "l40s": 362e12,
-    "rtx4090": 165e12,
-    "cpu": 0.35e12,
-}
-"""Dense bf16 FLOPs per second, from the vendors' data sheets; cpu is one core."""
 DEVICE_GB: dict[str, int] = {"h100": 80, "h200": 141, "a100": 80, "b200": 180, "l40s": 48, "rtx4090": 24}
 """Memory, from the same data sheets, of the larger variant; that of a cpu is not known."""
 WEIGHT_BYTES, MOMENT_BYTES, GRADIENT_BYTES = 4, 8, 4
@@ -147,7 +136,7 @@ def _segment_cost(segment: TrunkSegment) -> ComputeCost:
 
 def text_run_flops(run: Pretrain | Donor, tokens: int) -> int:
     """FLOPs of so many tokens of a text run."""
-    return 3 * tokens * run.model.flops(run.row_shape.length)
+    return tokens * token_flops(run)
 
 
 def _stage_cost(stage: Midtrain | Finetune) -> ComputeCost:
@@ -158,13 +147,13 @@ def _stage_cost(stage: Midtrain | Finetune) -> ComputeCost:
     trained_parameters = sum(count for name, count in parameters.items() if getattr(stage.trains, name))
     weight_bytes = WEIGHT_BYTES * sum(parameters.values())
     stored_bytes = weight_bytes + MOMENT_BYTES * trained_parameters
-    runs_external_encoder = model.encoder == "external" and model.vision.towers and not _has_stored_features(model)
+    runs_external_encoder = model.encoder == "external" and model.vision.towers and not has_stored_features(model)
     encoder_bytes = WEIGHT_BYTES * model.vision.parameters() if runs_external_encoder else 0
     return ComputeCost(
         requested_tokens=stage.tokens,
         tokens=tokens,
         steps=steps,
-        flops=tokens * _token_flops(stage) + images * _image_flops(stage),
+        flops=tokens * token_flops(stage) + images * image_flops(stage, stored_features=has_stored_features(model)),
         stored_bytes=stored_bytes + weight_bytes * (len(stage.checkpoint_tokens) - 1),
         memory_bytes=stored_bytes + GRADIENT_BYTES * trained_parameters + encoder_bytes,
         note=_stage_note(stage),
@@ -180,31 +169,6 @@ def _stage_note(stage: Midtrain | Finetune) -> str:
         unit = stage.mix.share_unit.replace("_", " ")
         notes.append(f"image rows by shares of {unit}, {CAPTION_TOKENS} text tokens per image, full text rows")
     return f"estimate: {'; '.join(notes)}" if notes else ""
-
-
-def _token_flops(stage: Midtrain | Finetune) -> int:
-    """FLOPs of one token in the decoder; a frozen one has the gradients of its activations, not of its weights."""
-    lm, length = stage.model.lm, stage.row_shape.length
-    if stage.trains.decoder:
-        return 3 * lm.flops(length)
-    return 2 * lm.flops(length) + lm.attention_flops(length)  # attention has two activations for each product
-
-
-def _image_flops(stage: Midtrain | Finetune) -> int:
-    """FLOPs of one image before the decoder; none in an encoder whose features are stored."""
-    model, trains, vision = stage.model, stage.trains, stage.model.vision
-    is_patch_projection = isinstance(vision, PatchProjectionSpec)
-    projector_passes = 3 if trains.projector else 2 if trains.encoder else 1
-    vision_passes = 3 if (trains.projector if is_patch_projection else trains.encoder) else 1
-    if _has_stored_features(model):
-        vision_passes = 0
-    return projector_passes * model.projector.flops(vision, model.lm) + vision_passes * vision.flops()
-
-
-def _has_stored_features(model: VLMSpec) -> bool:
-    """Whether the features are computed in a step of their own: those of an external encoder that the study trains."""
-    is_trained_here = any(isinstance(tower.weights, ContrastiveTraining) for tower in model.vision.towers)
-    return model.encoder == "external" and is_trained_here
 
 
 def _parameters_by_module(model: VLMSpec) -> dict[str, int]:

@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -27,6 +27,7 @@ from firstsight.plan.step import Step
 from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
 from firstsight.site import Progress, Site
+from firstsight.track import MetricsWriter
 from firstsight.worker_process import WorkerProcess
 
 REPORT_INTERVAL = 0.2
@@ -188,9 +189,11 @@ def _run_job(job: StepJob, connection: Connection) -> StepReport:
             if path.parent == store.root / "steps":
                 store.check_result(path.name)
         function: Callable[..., None] = pkgutil.resolve_name(job.handler.function)
-        out, on_progress = store.work_folder(address), _ProgressSender(connection, address)
+        out = store.work_folder(address)
         job.handler.clear(out)
-        function(job.step.spec, inputs=job.inputs, out=out, site=job.site, on_progress=on_progress)
+        with MetricsWriter(store.root, address, job.site.track) as metrics:
+            on_progress = _ProgressSender(connection, address, metrics)
+            function(job.step.spec, inputs=job.inputs, out=out, site=job.site, on_progress=on_progress)
         store.publish(job.step, job.handler, started=started)
         return StepReport(address, "published")
     return StepReport(address, "failed", reason=error_capture.reason)
@@ -214,12 +217,16 @@ class _ErrorCapture:
 
 
 class _ProgressSender:
-    """Sends progress to the parent, at most every REPORT_INTERVAL seconds, always the last one and notes."""
+    """Sends progress to the parent, at most every REPORT_INTERVAL seconds, always the last one and notes; records of
+    metrics are written here."""
 
-    def __init__(self, connection: Connection, address: str) -> None:
-        self._connection, self._address, self._last_sent = connection, address, 0.0
+    def __init__(self, connection: Connection, address: str, metrics: MetricsWriter) -> None:
+        self._connection, self._address, self._metrics, self._last_sent = connection, address, metrics, 0.0
 
     def __call__(self, progress: Progress) -> None:
+        if progress.record:
+            self._metrics.write(progress.record)
+            progress = replace(progress, record={})
         timestamp = time.monotonic()
         is_due = timestamp - self._last_sent >= REPORT_INTERVAL
         if is_due or progress.note or progress.done >= progress.total:

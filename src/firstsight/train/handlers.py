@@ -30,6 +30,7 @@ from firstsight.train.divergence import explain_divergence
 from firstsight.train.loop import MetricsLog, ProgressReporter, train
 from firstsight.train.ranks import in_processes
 from firstsight.train.resume import LastWeights, TrainingResume
+from firstsight.train.spikes import LossCheck
 from firstsight.train.state import (
     TrainState,
     branch_state,
@@ -38,6 +39,7 @@ from firstsight.train.state import (
     untrained_state,
     write_checkpoint,
 )
+from firstsight.train.step_meter import StepMeter
 from firstsight.train.streams import StepInputs, achieved_record, stage_stream, trunk_stream
 from firstsight.units import Tokens
 
@@ -106,12 +108,14 @@ def _run_training(
     resumed = resume.load() or {}
     log_file, ledger_file = (resume.open_appended(name) for name in ("log.jsonl", "ledger.npy"))
     log = MetricsLog(log_file, stream.source_names, steps=stream.steps, state=resumed.get("log"))
+    meter = StepMeter(spec, stored_features=not _reads_pixels(stream), device=site.device)
+    loss_check = LossCheck(site.spike, resumed.get("losses", ()))
     ledger = SampleLedgerWriter(ledger_file, stream, first_step=start_step, state=resumed.get("ledger"))
 
     last_weights = LastWeights(resume.path, () if isinstance(spec, Pretrain) else spec.checkpoint_tokens)
 
     def save() -> None:
-        extra_state = {"log": log.state_dict(), "ledger": ledger.state_dict()}
+        extra_state = {"log": log.state_dict(), "ledger": ledger.state_dict(), "losses": loss_check.state_dict()}
         resume.save(extra_state, earlier=last_weights.files(state.tokens_seen))
         release_free_memory()
 
@@ -120,12 +124,15 @@ def _run_training(
     first_step = int(state.tokens_seen) // step_tokens
     with closing(prefetch_batches(stream, first_step, num_workers=site.readers, replicas=slices)) as batches:
         try:
-            for info in train(state, (tuple(map(prepare, batch)) for batch in batches), spec.lr, until):
-                log.add_step(info)
+            prepared = (tuple(map(prepare, batch)) for batch in meter.wait_for(batches))
+            for info in train(state, prepared, spec.lr, until, loss_check=loss_check):
+                meter.add_step(info)
+                if record := log.add_step(info):
+                    record |= meter.record()
                 ledger.mark_trained(info.step)
-                if progress.is_due or info.tokens_seen >= until:
+                if record or progress.is_due or info.tokens_seen >= until:
                     metrics = {"loss": info.loss, "lr": info.lr, "tokens/s": progress.rate(info.tokens_seen)}
-                    progress.report(info.tokens_seen, **metrics)
+                    progress.report(info.tokens_seen, record=record, **metrics)
                 is_due = parallel.any_rank(monotonic() - last_save > site.save_every)
                 if last_weights.write_due(state) or is_due:
                     save()
@@ -161,9 +168,13 @@ def micro_batch_slices(num_rows: int, max_rows: int) -> list[tuple[int, int]]:
 def _batch_preparer(state: TrainState, stream: BatchStream, inputs: StepInputs, site: Site) -> Callable[[Batch], Batch]:
     """A function that moves a batch to the site's device and encodes pixels that an external encoder must encode."""
     spec, encoder = state.model.spec, None
-    has_pixels = any(isinstance(source.images, DecodedImages) for source in stream.sources)
     folders = _tower_folders(spec, inputs, "external")
-    if folders and has_pixels and isinstance(spec, VLMSpec) and not isinstance(spec.vision, PatchProjectionSpec):
+    if (
+        folders
+        and _reads_pixels(stream)
+        and isinstance(spec, VLMSpec)
+        and not isinstance(spec.vision, PatchProjectionSpec)
+    ):
         encoder = load_encoder(spec.vision, folders).to(site.device)
 
     def prepare(batch: Batch) -> Batch:
@@ -175,6 +186,11 @@ def _batch_preparer(state: TrainState, stream: BatchStream, inputs: StepInputs, 
         return replace(batch, images=extract_features(encoder, batch.images).half())
 
     return prepare
+
+
+def _reads_pixels(stream: BatchStream) -> bool:
+    """Whether batches have pixels instead of stored features."""
+    return any(isinstance(source.images, DecodedImages) for source in stream.sources)
 
 
 def _tower_folders(spec: LMSpec | VLMSpec, inputs: StepInputs, encoder: Literal["external", "included"]) -> list[Path]:

@@ -6,7 +6,6 @@ log.jsonl has the same bytes on every rerun; progress goes to the terminal.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -16,12 +15,12 @@ import torch
 from torch import Tensor
 
 from firstsight.data.loader import Batch
-from firstsight.errors import Diverged
 from firstsight.model.loss import lm_loss
 from firstsight.recipe.mixture import MAX_SOURCES
 from firstsight.resume_folder import AppendedFile
 from firstsight.site import Progress, ProgressCallback
 from firstsight.train import parallel
+from firstsight.train.spikes import LossCheck
 from firstsight.train.state import TrainState
 from firstsight.units import Tokens
 
@@ -36,6 +35,9 @@ class StepInfo:
     """Numbers of one update."""
 
     tokens_seen: Tokens
+    tokens: int
+    """Of this update, padding included."""
+    num_images: int
     step: int
     lr: float
     loss: float
@@ -53,13 +55,20 @@ class StepInfo:
 
 
 def train(
-    state: TrainState, batches: Iterator[MicroBatches], lr_schedule: Callable[[Tokens], float], until: Tokens
+    state: TrainState,
+    batches: Iterator[MicroBatches],
+    lr_schedule: Callable[[Tokens], float],
+    until: Tokens,
+    *,
+    loss_check: LossCheck | None = None,
 ) -> Iterator[StepInfo]:
     """One update per batch until `tokens_seen` reaches `until`; the update that reaches s has rate `lr_schedule(s)`.
 
     The gradients of micro-batches, and of all ranks, add up to that of the mean loss over all loss tokens of the batch.
-    Raises Diverged before an update whose loss or gradient is not finite, with `state` as after the update before.
+    Raises Diverged before an update that `loss_check` refuses (one whose loss or gradient is not finite, without it),
+    with `state` as after the update before.
     """
+    loss_check = loss_check or LossCheck(0.0)
     while state.tokens_seen < until:
         micro_batches = next(batches)
         tokens = parallel.world_size() * sum(batch.tokens.numel() for batch in micro_batches)
@@ -67,30 +76,33 @@ def train(
         lr = lr_schedule(tokens_seen)
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
-        num_loss_tokens, losses, loss_tokens = _sum_gradients(state, micro_batches)
+        (num_loss_tokens, num_images), losses, loss_tokens = _sum_gradients(state, micro_batches)
         grad_norm = clip_grad_norm(list(state.model.parameters()), state.optim.max_grad_norm)
         numbers = {"loss": float(losses.sum() / num_loss_tokens), "grad_norm": float(grad_norm)}
         by_source: dict[str, Any] = {"losses": tuple(losses.tolist()), "loss_tokens": tuple(loss_tokens.tolist())}
-        info = StepInfo(tokens_seen=tokens_seen, step=tokens_seen // tokens, lr=lr, **numbers, **by_source)
-        if not math.isfinite(info.loss + info.grad_norm):
+        counts = {"tokens": tokens, "step": tokens_seen // tokens, "num_images": int(num_images)}
+        info = StepInfo(tokens_seen=tokens_seen, lr=lr, **counts, **numbers, **by_source)
+        if error := loss_check.error(info.loss, info.grad_norm, info.describe()):
             state.optimizer.zero_grad(set_to_none=True)
-            raise Diverged(info.describe())
+            raise error
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.tokens_seen = tokens_seen
         yield info
 
 
-def _sum_gradients(state: TrainState, micro_batches: MicroBatches) -> tuple[Tensor, Tensor, Tensor]:
-    """Set the gradients of a step; returns its count of loss tokens, and loss sums and loss tokens by source."""
-    num_loss_tokens = torch.stack([(batch.targets >= 0).sum() for batch in micro_batches]).sum()
-    num_loss_tokens = parallel.total(num_loss_tokens).clamp(min=1)
+def _sum_gradients(state: TrainState, micro_batches: MicroBatches) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Set the gradients of a step; returns its loss tokens and images, and loss sums and loss tokens by source."""
+    targets = torch.stack([(batch.targets >= 0).sum() for batch in micro_batches]).sum()
+    images = targets.new_full((), sum(len(batch.images) for batch in micro_batches))
+    targets, num_images = parallel.total(torch.stack([targets, images]))
+    num_loss_tokens = targets.clamp(min=1)
     sums: list[tuple[Tensor, Tensor]] = []
     for batch in micro_batches:
         parallel.set_gradient_sync(state.model, is_last=batch is micro_batches[-1])
         sums.append(_accumulate_gradients(state, batch, num_loss_tokens))
     losses, loss_tokens = (parallel.total(torch.stack(parts).sum(dim=0)) for parts in zip(*sums, strict=True))
-    return num_loss_tokens, losses, loss_tokens
+    return (num_loss_tokens, num_images), losses, loss_tokens
 
 
 def _accumulate_gradients(state: TrainState, batch: Batch, num_loss_tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,15 +157,18 @@ class MetricsLog:
         """The state as plain JSON."""
         return {"sums": self.loss_sums, "counts": self.token_counts}
 
-    def add_step(self, info: StepInfo) -> None:
-        """Add a step's losses; the last step of an interval or of the run writes a line."""
+    def add_step(self, info: StepInfo) -> dict[str, Any] | None:
+        """Add a step's losses; the last step of an interval or of the run writes a line, and returns it."""
         for group in range(len(self.names)):
             self.loss_sums[group] += info.losses[group]
             self.token_counts[group] += info.loss_tokens[group]
-        if info.step % self.interval == 0 or info.step == self.steps:
-            if self.file is not None:
-                self.file.append(json.dumps(self._interval_record(info), allow_nan=False).encode() + b"\n")
-            self._clear()
+        if info.step % self.interval and info.step != self.steps:
+            return None
+        record = self._interval_record(info)
+        if self.file is not None:
+            self.file.append(json.dumps(record, allow_nan=False).encode() + b"\n")
+        self._clear()
+        return record
 
     def _interval_record(self, info: StepInfo) -> dict[str, Any]:
         totals = zip(self.names, self.loss_sums, self.token_counts, strict=True)
@@ -183,8 +198,8 @@ class ProgressReporter:
         """Units per second since the last report."""
         return (done - self.last_done) / max(1e-9, monotonic() - self.last_time)
 
-    def report(self, done: int, **metrics: float) -> None:
-        self.on_progress(Progress(done=done, total=self.total, unit=self.unit, metrics=metrics))
+    def report(self, done: int, *, record: Mapping[str, Any] | None = None, **metrics: float) -> None:
+        self.on_progress(Progress(done=done, total=self.total, unit=self.unit, metrics=metrics, record=record or {}))
         self.last_done, self.last_time = done, monotonic()
 
     def note(self, text: str) -> None:

@@ -6,6 +6,7 @@ moment. Without a process group all functions here return their argument, and no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,15 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from firstsight.errors import RequestError
+from firstsight.errors import RequestError, StepFailed
 from firstsight.model.layers import Block
 from firstsight.site import Site
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-TIMEOUT = timedelta(minutes=20)
-"""After so long without an answer of another rank, a collective operation ends the process with an error."""
 ENCODER_LAYERS = ("SiglipEncoderLayer", "Dinov2Layer", "Dinov2WithRegistersLayer")
 """Classes of transformers whose modules are sharded one by one, as the decoder's blocks are."""
 
@@ -35,7 +34,8 @@ _mesh: DeviceMesh | None = None
 def process_group(site: Site, store: Any, *, rank: int, local_rank: int) -> Iterator[Site]:
     """Join the group of `site.processes` ranks that meet at `store`; gives the site of this rank, with its own GPU.
 
-    The backend is gloo for tensors on a CPU and nccl for those on a GPU.
+    The backend is gloo for tensors on a CPU and nccl for those on a GPU. StepFailed if another rank does not take part
+    in a collective operation for `site.collective_timeout` seconds.
     """
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
@@ -46,15 +46,25 @@ def process_group(site: Site, store: Any, *, rank: int, local_rank: int) -> Iter
         site = replace(site, device=f"cuda:{local_rank}")
         torch.cuda.set_device(local_rank)
     backend = "gloo" if is_cpu else "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     shards = site.shard_group or size
     shape, names = ((size,), ("shard",)) if shards == size else ((size // shards, shards), ("replicate", "shard"))
+    timeout = timedelta(seconds=site.collective_timeout)
     try:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         _mesh = init_device_mesh("cpu" if is_cpu else "cuda", shape, mesh_dim_names=names)
         yield site
+    except RuntimeError as error:
+        if not re.search("(?i)timed out|timeout", str(error)):
+            raise
+        raise StepFailed(
+            f"rank {rank} of {size} processes got no answer of another rank for {site.collective_timeout:g} s: it "
+            "hangs, or is slower than that. All were ended. The same command continues from the last resume point; "
+            "collective_timeout in [machine] of the site file sets the seconds."
+        ) from error
     finally:
         _mesh = None
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def check_processes(site: Site) -> None:
