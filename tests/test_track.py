@@ -119,9 +119,8 @@ def tracked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("tracked", ["tensorboard"], indirect=True)
 def test_tensorboard_reads_each_step_once(tracked: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tracked / ADDRESS)).Reload()
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(tracked / ADDRESS)).Reload()
     assert {*events.Tags()["scalars"]} == {"step", *TAGS}
     for tag in TAGS:
         assert [(event.step, event.value) for event in events.Scalars(tag)] == [*expected(tag).items()]
@@ -144,14 +143,13 @@ def wandb_records(content: bytes) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("tracked", ["wandb"], indirect=True)
 def test_wandb_has_an_offline_run_of_each_attempt(tracked: Path) -> None:
-    from wandb.proto.wandb_internal_pb2 import Record
-
+    record_type = pytest.importorskip("wandb.proto.wandb_internal_pb2").Record
     folders = sorted((tracked / "wandb").glob(f"offline-run-*-{ADDRESS}"))
     assert len(folders) in (1, 2)  # two attempts within a second share a folder
     values = dict[int, dict[str, float]]()
     for file in (file for folder in folders for file in sorted(folder.glob("*.wandb"))):
         for data in wandb_records(file.read_bytes()):
-            entry = Record.FromString(data)
+            entry = record_type.FromString(data)
             if entry.HasField("history"):
                 items = {item.key or "/".join(item.nested_key): item.value_json for item in entry.history.item}
                 values[int(items["_step"])] = {tag: json.loads(items[tag]) for tag in TAGS}
