@@ -3,12 +3,14 @@
     python benchmarks/study.py --scale cpu --out runs
 
 Times come from the store's provenance (start and end of each step). The budget is the number of workers times the
-wall-clock time in which at least one step ran. Budget that no step used is idle time.
+wall-clock time in which at least one step ran. Budget that no step used is idle time. Training steps also have their
+tokens per second and waiting for data, from `logs/<address>.metrics.jsonl`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,6 +53,18 @@ def load_spans(study: str, scale: str, *, out: Path) -> list[Span]:
     return spans
 
 
+def load_speeds(study: str, scale: str, *, out: Path) -> dict[str, tuple[float, float]]:
+    """By kind of training step: tokens per second, and the share of the time that waits for data."""
+    totals: dict[str, tuple[float, float, float]] = {}
+    for step in build_graph(find_study_function(study).build(scale, seeds=None, options={})).steps:
+        path = out / "logs" / f"{step.address}.metrics.jsonl"
+        for line in map(json.loads, path.read_text().splitlines() if path.is_file() else ()):
+            tokens, seconds, waited = totals.get(step.kind, (0.0, 0.0, 0.0))
+            tokens += line["tokens_per_second"] * line["seconds"]
+            totals[step.kind] = (tokens, seconds + line["seconds"], waited + line["data_wait_seconds"])
+    return {kind: (tokens / seconds, waited / seconds) for kind, (tokens, seconds, waited) in totals.items()}
+
+
 def busy_seconds(steps: Sequence[Span]) -> tuple[float, int]:
     """Seconds in which at least one step ran, and the maximum number of concurrent steps."""
     events = sorted([(span.start, 1) for span in steps] + [(span.end, -1) for span in steps])
@@ -64,7 +78,7 @@ def busy_seconds(steps: Sequence[Span]) -> tuple[float, int]:
 
 def main() -> None:
     """Print the shares of the budget and the overhead."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--study", default="when")
     parser.add_argument("--scale", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs"))
@@ -84,6 +98,8 @@ def main() -> None:
             f"    {kind:<12}{len(durations):4} steps  {sum(durations):8.1f} s  "
             f"mean {sum(durations) / len(durations):7.1f} s"
         )
+    for kind, (speed, waiting) in load_speeds(args.study, args.scale, out=args.out).items():
+        print(f"    {kind:<12}{speed:14,.0f} tokens/s, {waiting:.1%} of it waiting for data")
     overhead = 1 - (totals["training"] + totals["evaluation"]) / budget
     print(f"neither training nor evaluation: {overhead:.1%} (target: under {OVERHEAD_TARGET:.0%})")
 

@@ -1,1 +1,1 @@
-"""A fault campaign: kills, damaged files, full disks and unwritable logs, each followed by the same command again."""
+"""A fault campaign: kills, damaged files, bad disks and logs, and clocks, each followed by the same command again."""

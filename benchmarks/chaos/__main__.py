@@ -1,7 +1,7 @@
 """Run the fault campaign, print its table, and exit with 1 where a fault passed in silence.
 
     python -m benchmarks.chaos --kills 200 --damages 100
-    python -m benchmarks.chaos --studies texts --kills 20 --damages 0 --disks 0 --logs 0
+    python -m benchmarks.chaos --studies texts --kills 20 --damages 0 --disks 0 --logs 0 --clocks 0
 
 Faults are drawn from a seed: the same options try the same faults. Each line of the output is a fault and how it ended.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import gettempdir
 
 from benchmarks.chaos import damage, disks, kills
+from benchmarks.chaos.clock import run_clock
 from benchmarks.chaos.command import Bench
 from benchmarks.chaos.outcome import ACCEPTED, Outcome, table
 from benchmarks.chaos.processes import ForkedProcess
@@ -48,7 +49,7 @@ def disturb(name: str, options: argparse.Namespace, *, share: int, seed: int) ->
     start = time.monotonic()
     bench.run()
     seconds = time.monotonic() - start
-    counts = {kind: -(-getattr(options, kind) // share) for kind in ("kills", "damages", "disks", "logs")}
+    counts = {kind: -(-getattr(options, kind) // share) for kind in ("kills", "damages", "disks", "logs", "clocks")}
     num_aimed = counts["kills"] // 2
     yield from kills.run_aimed(bench, kills.aimed_kills(writes, rng, num_aimed))
     yield from kills.run_timed(bench, kills.timed_kills(rng, counts["kills"] - num_aimed), seconds)
@@ -61,6 +62,7 @@ def disturb(name: str, options: argparse.Namespace, *, share: int, seed: int) ->
     yield from disks.run_limited(bench, rng, third)
     yield from disks.run_small(bench, rng, third)
     yield from disks.run_logs(bench, rng, counts["logs"])
+    yield from run_clock(bench, rng, counts["clocks"])
 
 
 STORED_FOLDERS = ("steps", "provenance", "logs", "locks", "reports", "verified")
@@ -71,8 +73,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
     parser.add_argument("--kills", type=int, default=200, help="half of them at moments of writing")
     parser.add_argument("--damages", type=int, default=100, help="a third of them in working folders")
-    parser.add_argument("--disks", type=int, default=24, help="full disks")
+    parser.add_argument("--disks", type=int, default=24, help="full, read-only and slow disks")
     parser.add_argument("--logs", type=int, default=6, help="logs that cannot be written")
+    parser.add_argument("--clocks", type=int, default=3, help="runs under a clock that jumps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path(gettempdir()) / "firstsight-chaos")
     return parser.parse_args(arguments)

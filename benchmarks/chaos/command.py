@@ -65,13 +65,17 @@ class Bench:
         faults: Sequence[WriteFault] = (),
         record: Path | None = None,
         disturb: Disturbance | None = None,
+        clock_seed: int | None = None,
     ) -> Attempt:
-        """Run the study, or another command in `words`, with faults; both output streams together."""
+        """Run the study, or another command in `words`, with faults; both output streams together.
+
+        `clock_seed`: of the jumps of its clock (`chaos.clock`); None for the machine's.
+        """
         words = words or ("run", self.project.study, "--scale", self.project.scale, "--out", str(self.store), *JOBS)
         claims = self.project.root / "claims"
         shutil.rmtree(claims, ignore_errors=True)
         claims.mkdir()
-        plan = WritePlan(store=self.store, claims=claims, faults=faults, record=record)
+        plan = WritePlan(store=self.store, claims=claims, faults=faults, record=record, clock_seed=clock_seed)
         environment = {"FIRSTSIGHT_SITE": str(self.project.site), "NO_COLOR": "1", "COLUMNS": "400"}
         output, write_end = os.pipe()  # a file would be cut by a limit on the size of files
         fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, OUTPUT_BYTES)

@@ -1,4 +1,5 @@
-"""Full disks and unwritable logs: simulated at a write, by a limit on the size of files, and by a small file system."""
+"""Full, read-only and slow disks and unwritable logs: simulated at a write, by a limit on the size of files, and by a
+small file system."""
 
 from __future__ import annotations
 
@@ -13,19 +14,22 @@ from benchmarks.chaos.command import Attempt, Bench, limit_file_size, needs, wit
 from benchmarks.chaos.kills import Write, aimed_kills
 from benchmarks.chaos.outcome import Ending, Outcome, settle
 
-FULL = ("No space left", "File too large", "room", "space", "full")
-"""Words of a message about a full disk."""
+WORDS = ("No space left", "File too large", "room", "space", "full", "Read-only file system")
+"""Words of a message about a disk that cannot be written."""
+DISK_ACTIONS = ("full", "read-only", "slow")
 
 
 def run_full(bench: Bench, writes: Sequence[Write], rng: random.Random, count: int) -> Iterator[Outcome]:
-    """A disk that is full from one write on, until there is room again."""
-    for fault in aimed_kills([write for write in writes if write[1] != "remove"], rng, count):
-        full = replace(fault, action="full", target="self", delay=0.0)
+    """A disk that is full, read-only or slow from one write on, until the same command runs again."""
+    for number, fault in enumerate(aimed_kills([write for write in writes if write[1] != "remove"], rng, count)):
+        action = DISK_ACTIONS[number % len(DISK_ACTIONS)]
+        event, path = ("any", "*") if action == "slow" else (fault.event, fault.path)
+        full = replace(fault, event=event, path=path, action=action, target="self", delay=0.0)
         graph = needs(bench.reference)
         bench.reset(without=with_descendants([name for name in graph if name in full.path] or list(graph), graph))
         attempt = bench.run(faults=[full])
         if attempt.acted:
-            yield _judge(bench, attempt, kind=f"full disk at {full.event}", fault=str(full))
+            yield _judge(bench, attempt, kind=f"{action} disk at {full.event}", fault=str(full))
 
 
 def run_limited(bench: Bench, rng: random.Random, count: int) -> Iterator[Outcome]:
@@ -102,6 +106,6 @@ def _judge(bench: Bench, attempt: Attempt, *, kind: str, fault: str) -> Outcome:
     ending: Ending
     ending, detail = settle(bench, [attempt])
     if ending == "same bytes" and attempt.code:
-        is_named = any(word in attempt.output for word in FULL)
+        is_named = any(word in attempt.output for word in WORDS)
         ending, detail = ("named", "") if is_named else ("silent", attempt.output[-1500:])
     return Outcome(study=bench.project.name, kind=kind, fault=fault, ending=ending, detail=detail)

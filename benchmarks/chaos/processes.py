@@ -93,13 +93,22 @@ def _run_and_exit(function: Callable[[], object]) -> NoReturn:
 
 
 def start_command(
-    words: Sequence[str], *, folder: Path, environment: Mapping[str, str], output: int, plan: WritePlan
+    words: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    output: int,
+    plan: WritePlan,
 ) -> ForkedProcess:
     """Start the command `firstsight` in a session of its own; both output streams go to the descriptor `output`."""
 
     def run() -> None:
+        from benchmarks.chaos import clock
+
         from firstsight.cli import main
 
+        if plan.clock_seed is not None:
+            clock.install(plan.clock_seed)
         os.chdir(folder)
         os.environ.update(environment)
         _redirect(os.open(os.devnull, os.O_RDONLY), output)

@@ -1,4 +1,4 @@
-"""Faults at the n-th write to the store, inside of the processes of a command: kills, and a disk that is full."""
+"""Faults at the n-th write to the store, in the processes of a command: kills, and a disk that fails or is slow."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+SLOW_SECONDS = 0.05
+_ERROR_NUMBERS = {"full": errno.ENOSPC, "read-only": errno.EROFS}
 Role = Literal["command", "worker"]
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _PATH_ARGUMENT = {"os.rename": 1, "os.link": 1, "os.mkdir": 0, "os.remove": 0, "os.rmdir": 0, "os.truncate": 0}
@@ -28,8 +31,9 @@ class WriteFault:
     path: str
     """A pattern of paths relative to the store."""
     number: int = 1
-    action: Literal["signal", "full"] = "signal"
-    """full: this write and all later ones that match fail with ENOSPC, in all processes."""
+    action: Literal["signal", "full", "read-only", "slow"] = "signal"
+    """full, read-only: this write and all later ones that match fail with ENOSPC or EROFS, in all processes. slow: each
+    of them takes SLOW_SECONDS more."""
     target: Literal["self", "parent", "both"] = "self"
     signal: int = int(signal.SIGKILL)
     delay: float = 0.0
@@ -45,6 +49,8 @@ class WritePlan:
     faults: Sequence[WriteFault] = ()
     record: Path | None = None
     """A file to which role, event and path of every write are appended."""
+    clock_seed: int | None = None
+    """Of the jumps of the command's clock; None for the machine's."""
 
     def has_acted(self, fault: WriteFault) -> bool:
         """Whether a fault of this plan has acted."""
@@ -107,10 +113,9 @@ class _Observer:
             if fault.event not in (event, "any") or not fnmatchcase(path, fault.path):
                 continue
             self.counts[number] += 1
-            if self.counts[number] == fault.number and self._claims(number):
+            starts = self.counts[number] == fault.number and self._claims(number)
+            if starts or (fault.action != "signal" and self.plan.claim(number).exists()):
                 self._act(fault, path)
-            elif fault.action == "full" and self.plan.claim(number).exists():
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.root + path)
 
     def _claims(self, number: int) -> bool:
         try:
@@ -120,8 +125,11 @@ class _Observer:
         return True
 
     def _act(self, fault: WriteFault, path: str) -> None:
-        if fault.action == "full":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.root + path)
+        if fault.action == "slow":
+            time.sleep(SLOW_SECONDS)
+            return
+        if number := _ERROR_NUMBERS.get(fault.action):
+            raise OSError(number, os.strerror(number), self.root + path)
         if fault.delay:
             signal.setitimer(signal.ITIMER_REAL, fault.delay)
             return

@@ -101,7 +101,8 @@ class MetricsWriter:
 
     def __exit__(self, *_: object) -> None:
         for name, (_log, finish) in (self._trackers or {}).items():
-            _without_failing(name, finish)
+            with _FailureNote(name):
+                finish()
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Add a record; the first one of an attempt replaces those of earlier attempts from its step on."""
@@ -114,16 +115,15 @@ class MetricsWriter:
         if self._trackers is None:
             self._trackers = {}
             for name in self._names:
-                _without_failing(name, lambda name=name: self._open(name, step))
+                with _FailureNote(name):
+                    folder = self._root / "track" / name
+                    folder.mkdir(parents=True, exist_ok=True)
+                    self._trackers[name] = _OPEN[name](folder, self._address, step)
         for name, (log, _) in tuple(self._trackers.items()):
-            if not _without_failing(name, lambda log=log: log(step, scalars(record))):
+            with _FailureNote(name) as note:
+                log(step, scalars(record))
+            if note.has_failed:
                 del self._trackers[name]
-
-    def _open(self, name: str, step: int) -> None:
-        folder = self._root / "track" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        assert self._trackers is not None
-        self._trackers[name] = _OPEN[name](folder, self._address, step)
 
 
 def _size_before(path: Path, step: int) -> int:
@@ -137,11 +137,18 @@ def _size_before(path: Path, step: int) -> int:
     return size
 
 
-def _without_failing(name: str, action: Callable[[], object]) -> bool:
-    """Whether an action of a tracker succeeded; its error goes to the step's log, as training must not fail by it."""
-    try:
-        action()
-    except Exception as error:  # noqa: BLE001 - a tracker may raise anything
-        print(f"{name} of track in the site file has failed and is left out: {error!r}", file=sys.stderr)  # noqa: T201
-        return False
-    return True
+class _FailureNote:
+    """A context in which a tracker may fail: its error goes to the step's log, as training must not fail by it."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self.has_failed = name, False
+
+    def __enter__(self) -> _FailureNote:
+        return self
+
+    def __exit__(self, error_type: object, error: BaseException | None, trace: object) -> bool:
+        self.has_failed = isinstance(error, Exception)
+        if self.has_failed:
+            text = f"{self._name} of track in the site file has failed and is left out: {error!r}"
+            print(text, file=sys.stderr)  # noqa: T201 - the step's log
+        return self.has_failed

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,40 +59,61 @@ def train(
     batches: Iterator[MicroBatches],
     lr_schedule: Callable[[Tokens], float],
     until: Tokens,
-    *,
     loss_check: LossCheck | None = None,
 ) -> Iterator[StepInfo]:
     """One update per batch until `tokens_seen` reaches `until`; the update that reaches s has rate `lr_schedule(s)`.
 
     The gradients of micro-batches, and of all ranks, add up to that of the mean loss over all loss tokens of the batch.
-    Raises Diverged before an update that `loss_check` refuses (one whose loss or gradient is not finite, without it),
-    with `state` as after the update before.
+    Raises Diverged before an update that `loss_check` refuses, with `state` as after the update before.
     """
     loss_check = loss_check or LossCheck(0.0)
     while state.tokens_seen < until:
         micro_batches = next(batches)
         tokens = parallel.world_size() * sum(batch.tokens.numel() for batch in micro_batches)
-        tokens_seen = Tokens(state.tokens_seen + tokens)
-        lr = lr_schedule(tokens_seen)
+        lr = lr_schedule(Tokens(state.tokens_seen + tokens))
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
-        (num_loss_tokens, num_images), losses, loss_tokens = _sum_gradients(state, micro_batches)
+        sums = _sum_gradients(state, micro_batches)
         grad_norm = clip_grad_norm(list(state.model.parameters()), state.optim.max_grad_norm)
-        numbers = {"loss": float(losses.sum() / num_loss_tokens), "grad_norm": float(grad_norm)}
-        by_source: dict[str, Any] = {"losses": tuple(losses.tolist()), "loss_tokens": tuple(loss_tokens.tolist())}
-        counts = {"tokens": tokens, "step": tokens_seen // tokens, "num_images": int(num_images)}
-        info = StepInfo(tokens_seen=tokens_seen, lr=lr, **counts, **numbers, **by_source)
-        if error := loss_check.error(info.loss, info.grad_norm, info.describe()):
-            state.optimizer.zero_grad(set_to_none=True)
-            raise error
-        state.optimizer.step()
+        info = sums.step_info(Tokens(state.tokens_seen + tokens), tokens=tokens, lr=lr, grad_norm=float(grad_norm))
+        error = loss_check.error(info.loss, info.grad_norm, info.describe())
+        if error is None:
+            state.optimizer.step()
+            state.tokens_seen = info.tokens_seen
         state.optimizer.zero_grad(set_to_none=True)
-        state.tokens_seen = tokens_seen
+        if error:
+            raise error
         yield info
 
 
-def _sum_gradients(state: TrainState, micro_batches: MicroBatches) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-    """Set the gradients of a step; returns its loss tokens and images, and loss sums and loss tokens by source."""
+class _StepSums(NamedTuple):
+    """Sums over the micro-batches of a step and over all ranks."""
+
+    num_loss_tokens: Tensor
+    """At least 1."""
+    num_images: Tensor
+    losses: Tensor
+    """Loss sums by source."""
+    loss_tokens: Tensor
+    """By source."""
+
+    def step_info(self, tokens_seen: Tokens, *, tokens: int, lr: float, grad_norm: float) -> StepInfo:
+        """The numbers of the update that reaches `tokens_seen`."""
+        return StepInfo(
+            tokens_seen=tokens_seen,
+            tokens=tokens,
+            num_images=int(self.num_images),
+            step=tokens_seen // tokens,
+            lr=lr,
+            loss=float(self.losses.sum() / self.num_loss_tokens),
+            grad_norm=grad_norm,
+            losses=tuple(self.losses.tolist()),
+            loss_tokens=tuple(self.loss_tokens.tolist()),
+        )
+
+
+def _sum_gradients(state: TrainState, micro_batches: MicroBatches) -> _StepSums:
+    """Set the gradients of a step."""
     targets = torch.stack([(batch.targets >= 0).sum() for batch in micro_batches]).sum()
     images = targets.new_full((), sum(len(batch.images) for batch in micro_batches))
     targets, num_images = parallel.total(torch.stack([targets, images]))
@@ -102,7 +123,7 @@ def _sum_gradients(state: TrainState, micro_batches: MicroBatches) -> tuple[tupl
         parallel.set_gradient_sync(state.model, is_last=batch is micro_batches[-1])
         sums.append(_accumulate_gradients(state, batch, num_loss_tokens))
     losses, loss_tokens = (parallel.total(torch.stack(parts).sum(dim=0)) for parts in zip(*sums, strict=True))
-    return (num_loss_tokens, num_images), losses, loss_tokens
+    return _StepSums(num_loss_tokens, num_images, losses, loss_tokens)
 
 
 def _accumulate_gradients(state: TrainState, batch: Batch, num_loss_tokens: Tensor) -> tuple[Tensor, Tensor]:
