@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from firstsight.synthetic.questions import (
     QuestionPlan,
@@ -15,6 +16,7 @@ from firstsight.synthetic.questions import (
     box_words,
     popular_absent_questions,
     random_absent_questions,
+    verification_questions,
 )
 from firstsight.synthetic.rendering import cached_renderer
 from firstsight.synthetic.scenes import sample_scene
@@ -59,6 +61,18 @@ def test_absent_objects_are_those_of_the_split() -> None:
         popular = {question.subject for _, question in popular_absent_questions(scene)}
         assert popular == CATALOG.popular_names - present
         assert {question.subject for _, question in random_absent_questions(scene)} == set(CATALOG.names) - present
+
+
+def test_half_of_verifications_are_true_and_the_others_name_another_object_of_the_scene() -> None:
+    for scene in sample_scenes("x", 100):
+        options = verification_questions(scene, ())
+        at = {obj.place: obj.name for obj in scene.objects}
+        assert bool(options) == (len(at) > 1)
+        for _, question in options:
+            name, place = question.subject.split()
+            assert name in at.values() and (at[place] == name) == (question.answer == "yes")
+        yes = sum(weight for weight, question in options if question.answer == "yes")
+        assert not options or (yes == pytest.approx(0.5) and len(options) == len(at) ** 2)
 
 
 def test_dialogue_answers_are_true(sources_folder: Path) -> None:

@@ -68,7 +68,9 @@ def answer_question(facts: dict[str, Any], question: str) -> str:
         is_horizontal = relation.endswith("of")
         return at[f"{row}-{OPPOSITE[column]}" if is_horizontal else f"{OPPOSITE[row]}-{column}"][0]
     if names:
-        return "yes" if names[0] in place_of else "no"
+        places = [word for word in question.split() if word in PLACES]
+        is_there = place_of.get(names[0]) in places if places else names[0] in place_of
+        return "yes" if is_there else "no"
     return at[next(word for word in question.split() if word in PLACES)][0]
 
 

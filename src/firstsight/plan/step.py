@@ -32,8 +32,8 @@ from firstsight.recipe.stages import Encode, Evaluate, Finetune, Midtrain, Prepa
 from firstsight.units import Share
 
 STEP_VERSIONS: dict[str, int] = {
-    **dict.fromkeys(("named", "vocabulary", "texts", "captions", "dialogues", "interleaved", "multitask"), 1),
-    **dict.fromkeys(("benchmarks", "contrast"), 1),
+    **dict.fromkeys(("named", "vocabulary", "texts", "captions", "interleaved", "contrast"), 1),
+    **dict.fromkeys(("dialogues", "multitask", "benchmarks"), 2),
     **dict.fromkeys(("prepare", "encode", "pretrain", "midtrain", "finetune"), 2),
     "evaluate": 3,
 }

@@ -74,10 +74,12 @@ def multitask_record(spec: SyntheticMultitask, renderer: Renderer, *, task: str,
 def sample_turns(
     scene: Scene, boxes: Sequence[PixelBox], generators: WeightedGenerators, *, limit: int, rng: np.random.Generator
 ) -> QuestionAnswers:
-    """Up to `limit` different questions in forms of training with their answers, and at least one."""
-    questions = sample_questions(scene, boxes, generators, limit=limit, rng=rng)
-    while not questions:  # every drawn type had none in this scene
-        questions = sample_questions(scene, boxes, generators, limit=limit, rng=rng)
+    """Up to `limit` different questions in forms of training with their answers, and at least one.
+
+    The weight of types that have no questions in this scene goes to those that have some.
+    """
+    possible = [(weight, generator) for weight, generator in generators if generator(scene, boxes)]
+    questions = sample_questions(scene, boxes, possible, limit=limit, rng=rng)
     return [(question.to_text(sample_question_form(rng)), question.answer) for question in questions]
 
 

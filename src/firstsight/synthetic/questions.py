@@ -90,6 +90,14 @@ def relation_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[Weighted
     return _uniform(questions)
 
 
+def verification_questions(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
+    """Is a certain object at a place? Half of the weight is on yes, half on the other objects of the scene."""
+    pairs = [(asked, obj) for obj in scene.objects for asked in scene.objects if asked != obj]
+    yes = [SceneQuestion("there", f"{obj.name} {obj.place}", "yes") for obj in scene.objects]
+    no = [SceneQuestion("there", f"{asked.name} {obj.place}", "no") for asked, obj in pairs]
+    return _scaled([*_uniform(yes), *_uniform(no)], 0.5) if no else []
+
+
 def _neighbor(scene: Scene, obj: SceneObject, offset: tuple[int, int]) -> SceneObject | None:
     row, column = divmod(PLACES.index(obj.place), 2)
     column, row = column + offset[0], row + offset[1]
@@ -205,11 +213,13 @@ def _scaled(questions: Sequence[WeightedQuestion], factor: float) -> list[Weight
 
 
 def mix_generators(*weighted_generators: tuple[float, QuestionGenerator]) -> QuestionGenerator:
-    """A generator of several types; the weight of types that a scene does not allow goes to the others."""
+    """A generator of several types; the weight of types that a scene does not allow goes to those that it allows."""
 
     def generate(scene: Scene, boxes: Sequence[PixelBox]) -> list[WeightedQuestion]:
         candidates = [(weight, generator(scene, boxes)) for weight, generator in weighted_generators]
         total = sum(weight for weight, questions in candidates if questions)
+        if not total:
+            return []
         return [pair for weight, questions in candidates for pair in _scaled(questions, weight / total)]
 
     return generate
@@ -217,15 +227,16 @@ def mix_generators(*weighted_generators: tuple[float, QuestionGenerator]) -> Que
 
 WeightedGenerators = Sequence[tuple[float, QuestionGenerator]]
 DIALOGUE_GENERATORS: WeightedGenerators = (
-    (0.20, object_questions),
-    (0.05, ground_questions),
-    (0.05, count_questions),
-    (0.14, relation_questions),
-    (0.14, sign_questions),
-    (0.14, box_questions),
-    (0.12, existence_questions),
-    (0.12, place_questions),
-    (0.04, kind_questions),
+    (0.12, object_questions),
+    (0.04, ground_questions),
+    (0.04, count_questions),
+    (0.20, relation_questions),
+    (0.06, verification_questions),
+    (0.16, sign_questions),
+    (0.13, box_questions),
+    (0.11, existence_questions),
+    (0.11, place_questions),
+    (0.03, kind_questions),
 )
 """Question types of dialogues with their weights."""
 

@@ -90,6 +90,7 @@ class VisionTask:
 _VQA_GENERATOR = questions.mix_generators(
     (0.5, questions.object_questions), (0.25, questions.ground_questions), (0.25, questions.count_questions)
 )
+_GQA_GENERATOR = questions.mix_generators((0.5, questions.relation_questions), (0.5, questions.verification_questions))
 _ABSENT_GENERATORS: dict[str, Callable[[Scene], list[WeightedQuestion]]] = {
     "random": questions.random_absent_questions,
     "popular": questions.popular_absent_questions,
@@ -106,7 +107,7 @@ def _pope_task(split: str) -> VisionTask:
 
 SYNTHETIC_VISION_TASKS: tuple[VisionTask, ...] = (
     VisionTask("vqav2", _VQA_GENERATOR),
-    VisionTask("gqa", questions.relation_questions),
+    VisionTask("gqa", _GQA_GENERATOR),
     VisionTask("textvqa", questions.sign_questions, sign_probability=0.8),
     VisionTask("vizwiz", questions.place_questions),
     VisionTask("refcoco", questions.box_questions, clutter_probability=0.0, min_iou=0.5),
