@@ -111,7 +111,7 @@ REWARM = Rewarm(peak_lr=1e-3, min_lr=1e-5, warmup=Share(1, 8))
 def shrink(arm: Arm) -> Arm:
     lm = openlm_spec(layers=2, width=32, heads=2, vocab_size=512)
     midtrain, finetune = arm.stages
-    model = replace(midtrain.model, lm=lm, vision=ENCODER)
+    model = replace(midtrain.model, lm=lm, vision=ENCODER, stores_features=True)
     schedule = dict(tokens=tokens(8), schedule=REWARM)
     trunk = replace(arm.pretrain, model=lm, tokenizer=TOKENIZER, text=TEXT, row_shape=ROW_SHAPE, **schedule)
     common = dict(model=model, tokenizer=TOKENIZER, row_shape=ROW_SHAPE)

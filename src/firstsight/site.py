@@ -18,6 +18,8 @@ from firstsight.units import Share
 MAX_REJECTED_SHARE = Share(1, 100)
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """Names of packages that `track` writes for."""
+ByteSize = int
+"""In a site file a size with its unit, "200 GB"."""
 LOSS_IMPLEMENTATIONS = ("chunked", "liger")
 
 
@@ -79,6 +81,8 @@ class Site:
     """Processes that share one copy of the weights; groups have copies of their own. 0: all of a step share one."""
     gpus: int = 0
     """GPUs of this machine that steps share out, `processes` for each step; 0: all steps take the first ones."""
+    feature_bytes: ByteSize = 100 * 10**9
+    """Room for stored features of published encoders in a folder of results; training computes others afresh."""
     readers: int = 1
     """Threads that prefetch training batches; processes that prepare shards."""
     track: tuple[str, ...] = ()

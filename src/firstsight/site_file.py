@@ -1,7 +1,7 @@
 """The site file, TOML:
 
     [machine]                   device, threads, compile, recompute, loss, save_every, cache, rows_at_once, readers,
-                                processes, shard_group, gpus, track, spike, collective_timeout
+                                processes, shard_group, gpus, track, spike, collective_timeout, feature_bytes
     [limits]                    record, unpacked, file, settings, depth, picture, pixels, row_group, tokenizer ...
     [sources.NAME]              path, pictures, captions, columns, split, most_bad
 
@@ -32,6 +32,7 @@ _TOML_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "str": (str, "text in quotes"),
     "Path": (str, "text in quotes"),
     "Share": (str, "text in quotes"),
+    "ByteSize": (str, 'a size in quotes, such as "200 GB"'),
     "int": (int, "a whole number"),
     "float": ((int, float), "a number"),
     "bool": (bool, "true or false"),
@@ -119,9 +120,9 @@ def _read_value(key: str, value: Any, annotation: str, *, path: Path, header: st
         raise RequestError(f"{location}: wanted cpu, cuda or cuda:N, the N-th GPU. Got {value!r}. Correct that line.")
     if key in ("path", "pictures", "captions") or annotation == "Path":
         value = _absolute_path(value, path, location)
-    if annotation == "Share":
+    if annotation in ("Share", "ByteSize"):
         try:
-            return parse_share(value)
+            return parse_share(value) if annotation == "Share" else parse_bytes(value)
         except QuantityError as error:
             raise RequestError(f"{location}: {error}") from error
     if annotation == "Path":

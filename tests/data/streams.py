@@ -22,7 +22,7 @@ def make_source(
     """A source with features n of image n, so that an image in the wrong place is detected."""
     image_ids = np.arange(len(index.images), dtype=np.float16)
     features = np.broadcast_to(image_ids[:, None, None], (len(image_ids), IMAGE_TOKENS, 3)).copy()
-    images = None if index.form == "text" else PrecomputedFeatures(array=features)
+    images = None if index.form == "text" else PrecomputedFeatures(arrays=(features,))
     packed_rows = pack(index, length=T, image_tokens=0 if images is None else IMAGE_TOKENS, packing=packing)
     return LoaderSource(name=name, index=index, packed_rows=packed_rows, images=images, answers_only=answers_only)
 

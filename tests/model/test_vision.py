@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,6 +19,7 @@ from firstsight.model.vision import (
     PatchProjection,
     encoder_spec,
     extract_features,
+    extract_fixed,
     load_encoder,
     normalize_pixels,
 )
@@ -72,6 +75,17 @@ def test_features_equal_second_to_last_hidden_states_of_transformers(name: str, 
     assert torch.equal(actual, transformers_features(whole, spec, images))
     assert actual.shape == (3, spec.tokens, spec.width)
     assert actual.std() > 0.1
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=20), st.sampled_from((SIGLIP, DINOV2_REGISTERS)))
+@settings(max_examples=20)
+def test_fixed_batches_give_an_image_the_same_bits_in_any_batch(images: list[int], spec: TowerSpec) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(replace(spec, vit=replace(spec.vit, width=spec.vit.heads * 32))).eval()
+    pixels = torch.randint(0, 256, (5, 16, 16, 3), dtype=torch.uint8)
+    alone = torch.cat([extract_fixed(encoder, image[None]) for image in pixels])
+    assert torch.equal(extract_fixed(encoder, pixels[images]), alone[images])
+    torch.testing.assert_close(alone, extract_features(encoder, pixels))
 
 
 def test_features_of_two_towers_are_concatenated_in_order(saved_towers: SavedTowers) -> None:

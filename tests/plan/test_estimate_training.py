@@ -21,7 +21,7 @@ from firstsight.plan.step import Step
 from firstsight.recipe.mixture import External
 from firstsight.recipe.model import ProjectorSpec, VLMSpec, openlm_spec
 from firstsight.recipe.scales import get_scale
-from firstsight.recipe.stages import ModuleTraining, RowShape, Trains
+from firstsight.recipe.stages import Encode, ModuleTraining, RowShape, Trains
 from firstsight.recipe.study import Study
 from firstsight.recipe.vision import PatchProjectionSpec, ViTSpec
 from firstsight.train.loop import train
@@ -61,7 +61,9 @@ def planned_cost(model: VLMSpec, trains: Trains) -> ComputeCost:
     mix = replace(stage.mix, image_share=Share(1), packing="one_image_per_row")
     tokens = ROW_SHAPE.tokens_per_step
     spec = replace(stage, model=model, mix=mix, row_shape=ROW_SHAPE, tokens=tokens, trains=trains)
-    return estimate_step(Step(kind="midtrain", spec=spec, version=1))
+    encode = Step(kind="encode", spec=Encode(source=mix.images.sources[0], vision=model.vision), version=1)
+    needs = (("image0.features", encode),) if model is STORED else ()
+    return estimate_step(Step(kind="midtrain", spec=spec, needs=needs, version=1))
 
 
 def image_batch() -> Batch:

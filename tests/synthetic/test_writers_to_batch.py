@@ -125,7 +125,9 @@ def test_a_mixed_batch_has_its_share_of_images(prepared: Path) -> None:
     def make_source(name: str) -> LoaderSource:
         index = Index.open(prepared / f"{name}.index")
         features = (
-            PrecomputedFeatures(array=np.zeros((len(index.images), 9, 4), dtype=np.float16)) if name != "text" else None
+            PrecomputedFeatures(arrays=(np.zeros((len(index.images), 9, 4), dtype=np.float16),))
+            if name != "text"
+            else None
         )
         packed_rows = pack(index, length=64, image_tokens=9 if features else 0, packing="best_fit")
         return LoaderSource(name=name, index=index, packed_rows=packed_rows, images=features, answers_only=False)

@@ -12,8 +12,9 @@ import torch
 
 from firstsight.data.images import decode_image
 from firstsight.data.index import Index
+from firstsight.data.loader import PrecomputedFeatures
 from firstsight.errors import DataError, ModelError
-from firstsight.model.vision import extract_features, load_encoder
+from firstsight.model.vision import extract_features, extract_fixed, load_encoder
 from firstsight.recipe.stages import Encode
 from firstsight.site import Site
 from firstsight.train import encoder
@@ -48,29 +49,65 @@ class Killed(BaseException):
     """Stands for a signal."""
 
 
+FIXED = replace(SPEC, fixed_batches=True)
+ROWS_PER_FILE = 50
+FILES = {SPEC: ["features.npy"], FIXED: [f"features-{number:05d}.npy" for number in range(4)]}
+
+
+@pytest.mark.parametrize("spec", FILES, ids=["one file", "fixed batches"])
 @pytest.mark.parametrize("readers", [1, 2])
 def test_rerun_after_kill_leaves_the_same_bytes(
-    encode_inputs: dict[str, Path], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: int
+    encode_inputs: dict[str, Path],
+    site: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    readers: int,
+    spec: Encode,
 ) -> None:
     monkeypatch.setattr(encoder, "ENCODE_BATCH", 32)
-    whole = tiny_study.run_handler(encode_features, SPEC, encode_inputs, tmp_path / "whole", site)
+    monkeypatch.setattr(encoder, "FEATURE_FILE_BYTES", ROWS_PER_FILE * 2 * 4 * 16)
+    whole = tiny_study.run_handler(encode_features, spec, encode_inputs, tmp_path / "whole", site)
     batches: list[int] = []
 
     def failing_extract(tower: Any, pixels: torch.Tensor) -> torch.Tensor:
         batches.append(len(pixels))
         if len(batches) == 4:
             raise Killed
-        return extract_features(tower, pixels)
+        return extract(tower, pixels)
 
-    monkeypatch.setattr(encoder, "extract_features", failing_extract)
+    name, extract = ("extract_fixed", extract_fixed) if spec.fixed_batches else ("extract_features", extract_features)
+    monkeypatch.setattr(encoder, name, failing_extract)
     often_saved = replace(site, save_every=0.0, readers=readers)
     with pytest.raises(Killed):
-        tiny_study.run_handler(encode_features, SPEC, encode_inputs, tmp_path / "out", often_saved)
-    assert not (tmp_path / "out" / "features.npy").exists()
-    tiny_study.run_handler(encode_features, SPEC, encode_inputs, tmp_path / "out", often_saved)
+        tiny_study.run_handler(encode_features, spec, encode_inputs, tmp_path / "out", often_saved)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["resume"]
+    tiny_study.run_handler(encode_features, spec, encode_inputs, tmp_path / "out", often_saved)
     assert batches == [32] * 6, "three batches, the killed one, and the remaining two"
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["features.npy"]
-    assert (tmp_path / "out" / "features.npy").read_bytes() == (whole / "features.npy").read_bytes()
+    assert sorted(tiny_study.read_files(whole)) == FILES[spec]
+    assert tiny_study.read_files(tmp_path / "out") == tiny_study.read_files(whole)
+
+
+def test_features_of_several_files_are_those_of_one(
+    encode_inputs: dict[str, Path], site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "FEATURE_FILE_BYTES", ROWS_PER_FILE * 2 * 4 * 16)
+    features = PrecomputedFeatures.open(
+        tiny_study.run_handler(encode_features, FIXED, encode_inputs, tmp_path / "out", site)
+    )
+    assert [len(array) for array in features.arrays] == [50, 50, 50, 10]
+    whole, ids = np.concatenate(features.arrays), np.random.default_rng(0).integers(160, size=(200,))
+    np.testing.assert_array_equal(features.take(ids), whole[ids])
+    assert features.take(np.zeros(0, dtype=np.int64)).shape == (0, 4, 16)
+
+
+def test_features_beyond_the_sites_room_are_an_error(
+    encode_inputs: dict[str, Path], site: Site, tmp_path: Path
+) -> None:
+    size = 160 * 4 * 16 * 2
+    with pytest.raises(DataError, match=r"feature_bytes in the site file\. Got 20.5 kB for 160 images"):
+        small = replace(site, feature_bytes=size - 1)
+        tiny_study.run_handler(encode_features, FIXED, encode_inputs, tmp_path / "out", small)
+    tiny_study.run_handler(encode_features, FIXED, encode_inputs, tmp_path / "out", replace(site, feature_bytes=size))
 
 
 def test_changed_source_is_an_error(encode_inputs: dict[str, Path], site: Site, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from firstsight.recipe.model import Llama3Rope, VLMSpec
 from firstsight.recipe.stages import Encode
 from firstsight.recipe.vision import FusedEncoders
 from firstsight.site import Site
+from firstsight.train import encoder
 from firstsight.train.encoder import encode_features
 from firstsight.train.handlers import pretrain, train_stage
 from tests.train import tiny_study
@@ -112,6 +113,31 @@ def test_every_model_kind_learns_and_generates(
     [encoded] = native_model.encode_images([("x.png", tiny_study.png_image("red", "blue"))])
     requests = [GenerationRequest(text="w1 w2", image=image) for image in (encoded, None)]
     assert len(list(native_model.generate(requests, max_new_tokens=3))) == 2
+
+
+@pytest.mark.parametrize("name", ["fused", "named, letterboxed"])
+def test_features_in_fixed_batches_train_like_those_computed_afresh_to_the_bit(
+    name: str,
+    inputs_by_vision: dict[str, Inputs],
+    trunks: dict[bool, Path],
+    site: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also in micro-batches, from several files of features."""
+    monkeypatch.setattr(encoder, "FEATURE_FILE_BYTES", 10_000)
+    model = replace(ARMS[name], stores_features=True)
+    inputs = {**inputs_by_vision[vision_inputs(ARMS[name])], "trunk": trunks[False]}
+    needs = {**inputs, "source": inputs["captions"], "index": inputs["image0"]}
+    encode = Encode(source=tiny_study.CAPTIONS, vision=model.vision, fixed_batches=True)
+    features = tiny_study.run_handler(encode_features, encode, needs, tmp_path / "features", site)
+    assert len(list(features.iterdir())) > 1
+    spec, with_features = tiny_study.midtrain_spec(model, 4, "1"), {**inputs, "image0.features": features}
+    for micro_site in (site, replace(site, rows_at_once=1)):
+        folders = [tmp_path / f"{kind}{micro_site.rows_at_once}" for kind in ("afresh", "stored")]
+        for stage_inputs, folder in zip((inputs, with_features), folders, strict=True):
+            tiny_study.run_handler(train_stage, spec, stage_inputs, folder, micro_site)
+        assert tiny_study.read_files(folders[0]) == tiny_study.read_files(folders[1])
 
 
 @pytest.mark.parametrize("name", ["fused", "dinov2", "named, letterboxed"])

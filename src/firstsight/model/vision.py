@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -193,6 +194,21 @@ class Encoder(nn.Module):
 def extract_features(encoder: nn.Module, pixels: PixelBatch) -> ImageFeatures:
     """Features without gradients."""
     return encoder(pixels)
+
+
+FIXED_BATCH = 8
+"""Images of a batch of `extract_fixed`."""
+
+
+@torch.no_grad()
+def extract_fixed(encoder: nn.Module, pixels: PixelBatch) -> ImageFeatures:
+    """Features without gradients, from batches of FIXED_BATCH images, the last one filled up with black ones.
+
+    All products have one shape, so an image has the same features, to the bit, whichever images are with it; on one
+    machine with one version of torch and one number of threads.
+    """
+    batches = [(batch, FIXED_BATCH - len(batch)) for batch in pixels.split(FIXED_BATCH)]
+    return torch.cat([encoder(F.pad(batch, (0,) * 7 + (missing,)))[: len(batch)] for batch, missing in batches])
 
 
 def load_encoder(spec: EncoderSpec, folders: Sequence[Path]) -> Encoder:

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from firstsight.errors import QuantityError, UnknownName
 from firstsight.plan.data_requirements import CAPTION_TOKENS, count_image_rows, images_per_row
+from firstsight.plan.features import encoded_bytes, image_count
 from firstsight.plan.graph import MODEL_ROLES, Graph
-from firstsight.plan.step import Step
+from firstsight.plan.step import FEATURES_SUFFIX, Step
 from firstsight.recipe.mixture import (
     External,
     SyntheticBenchmarks,
@@ -28,7 +29,7 @@ from firstsight.recipe.mixture import (
 )
 from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.recipe.stages import Donor, Encode, Evaluate, Finetune, Midtrain, Prepare, Pretrain, TrunkSegment
-from firstsight.recipe.training_flops import PEAK_FLOPS, has_stored_features, image_flops, token_flops
+from firstsight.recipe.training_flops import PEAK_FLOPS, image_flops, token_flops
 from firstsight.recipe.vision import ContrastiveTraining, PatchProjectionSpec, Siglip
 from firstsight.units import format_bytes
 
@@ -106,7 +107,7 @@ def estimate_step(step: Step, *, vocab_size: int = 0) -> ComputeCost:
         case TrunkSegment() as segment:
             return _segment_cost(segment)
         case Midtrain() | Finetune() as stage:
-            return _stage_cost(stage)
+            return _stage_cost(stage, has_features=has_stored_features(step))
         case Siglip(weights=ContrastiveTraining() as training) as vision:
             return _contrastive_cost(vision, training)
         case Encode() as spec:
@@ -139,7 +140,17 @@ def text_run_flops(run: Pretrain | Donor, tokens: int) -> int:
     return tokens * token_flops(run)
 
 
-def _stage_cost(stage: Midtrain | Finetune) -> ComputeCost:
+def has_stored_features(step: Step) -> bool:
+    """Whether a stage reads features that a step of its own computes."""
+    return any(role.endswith(FEATURES_SUFFIX) for role, _ in step.needs)
+
+
+def encoder_flops(stage: Midtrain | Finetune) -> int:
+    """FLOPs of one pass of a stage's images through its encoder."""
+    return count_image_rows(stage) * images_per_row(stage) * stage.model.vision.flops()
+
+
+def _stage_cost(stage: Midtrain | Finetune, *, has_features: bool) -> ComputeCost:
     model, steps = stage.model, stage.row_shape.steps(stage.tokens)
     tokens = steps * stage.row_shape.tokens_per_step
     images = count_image_rows(stage) * images_per_row(stage)
@@ -147,13 +158,13 @@ def _stage_cost(stage: Midtrain | Finetune) -> ComputeCost:
     trained_parameters = sum(count for name, count in parameters.items() if getattr(stage.trains, name))
     weight_bytes = WEIGHT_BYTES * sum(parameters.values())
     stored_bytes = weight_bytes + MOMENT_BYTES * trained_parameters
-    runs_external_encoder = model.encoder == "external" and model.vision.towers and not has_stored_features(model)
+    runs_external_encoder = model.encoder == "external" and model.vision.towers and not has_features
     encoder_bytes = WEIGHT_BYTES * model.vision.parameters() if runs_external_encoder else 0
     return ComputeCost(
         requested_tokens=stage.tokens,
         tokens=tokens,
         steps=steps,
-        flops=tokens * token_flops(stage) + images * image_flops(stage, stored_features=has_stored_features(model)),
+        flops=tokens * token_flops(stage) + images * image_flops(stage, stored_features=has_features),
         stored_bytes=stored_bytes + weight_bytes * (len(stage.checkpoint_tokens) - 1),
         memory_bytes=stored_bytes + GRADIENT_BYTES * trained_parameters + encoder_bytes,
         note=_stage_note(stage),
@@ -193,12 +204,10 @@ def _contrastive_cost(vision: Siglip, training: ContrastiveTraining) -> ComputeC
 
 
 def _encode_cost(spec: Encode) -> ComputeCost:
-    vision = spec.vision
-    source = base_source(spec.source)
-    images = source.images if isinstance(source, SyntheticInterleaved) else _item_count(source)
+    images = image_count(spec.source)
     return ComputeCost(
-        flops=images * vision.flops(),
-        stored_bytes=2 * images * vision.tokens * vision.width,
+        flops=images * spec.vision.flops(),
+        stored_bytes=encoded_bytes(spec),
         items=images,
         note="" if images else "unknown: the source's images are not counted",
     )

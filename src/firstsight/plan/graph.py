@@ -7,9 +7,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from firstsight.errors import UnknownName
+from firstsight.plan.features import FeatureRoom
 from firstsight.plan.refusals import check_arm
 from firstsight.plan.source_needs import grow_sources
-from firstsight.plan.step import STEP_VERSIONS, ContentIds, Step, content_key, find_address, names_without_digest
+from firstsight.plan.step import (
+    FEATURES_SUFFIX,
+    STEP_VERSIONS,
+    ContentIds,
+    Step,
+    content_key,
+    find_address,
+    names_without_digest,
+)
 from firstsight.recipe.mixture import DataSource, External, Mixture, Recaptioned, SyntheticBenchmarks, base_source
 from firstsight.recipe.stages import (
     TRUNK_GRID,
@@ -71,16 +80,17 @@ class Graph:
         return next(step for step in self.steps if step.address == address)
 
 
-def build_graph(study: Study, content_ids: ContentIds | None = None) -> Graph:
+def build_graph(study: Study, content_ids: ContentIds | None = None, room: FeatureRoom | None = None) -> Graph:
     """The steps of all arms. Those of an arm are the same in every study that has it.
 
     Built-in sources are as large as `grow_sources` makes them. QuantityError or UnknownName where an arm could not
     run (`plan.refusals`).
     `content_ids`: digests of the user's own sources. Without them addresses are provisional and nothing can be stored.
+    `room`: for stored features, which are in no address; by default there is room for all.
     """
     for arm in study.arms:
         check_arm(arm)
-    study, builder = grow_sources(study), _GraphBuilder(content_ids or {})
+    study, builder = grow_sources(study), _GraphBuilder(content_ids or {}, room or FeatureRoom())
     finals = {arm.label: builder.evaluation(arm) for arm in study.arms}
     order: dict[Step, None] = {}
     for seed in dict.fromkeys(arm.seed for arm in study.arms):
@@ -131,6 +141,7 @@ class _GraphBuilder:
     """Makes steps from specs."""
 
     content_ids: ContentIds
+    room: FeatureRoom = field(default_factory=FeatureRoom)
     steps: dict[tuple[Any, ...], Step] = field(default_factory=dict[tuple[Any, ...], Step])
     """Those made so far, by kind, spec and inputs: the digest of a spec takes longer than its hash."""
 
@@ -188,18 +199,28 @@ class _GraphBuilder:
             yield f"text{number}", self.index(source, tokenizer)
 
     def image_inputs(self, stage: Midtrain | Finetune) -> Inputs:
-        """Index and images of each source; its features too where an external encoder is trained in this study."""
-        vision = stage.model.vision
-        towers = [(f"encoder{number}", self.tower(tower)) for number, tower in enumerate(vision.towers)]
-        has_features = stage.model.encoder == "external" and any(tower.kind == "contrast" for _, tower in towers)
+        """Index and images of each source; its features too where they are stored."""
+        towers = [(f"encoder{number}", self.tower(tower)) for number, tower in enumerate(stage.model.vision.towers)]
+        features = self.features(stage, towers)
         for number, source in enumerate(stage.mix.images.sources):
-            index, images = self.index(source, stage.tokenizer), self.leaf(source)
-            yield f"image{number}", index
-            yield f"image{number}.source", images
-            if has_features:
-                inputs = [("source", images), ("index", index), *towers]
-                yield f"image{number}.features", self.step("encode", Encode(source=source, vision=vision), inputs)
+            yield f"image{number}", self.index(source, stage.tokenizer)
+            yield f"image{number}.source", self.leaf(source)
+            if features:
+                yield f"image{number}{FEATURES_SUFFIX}", features[number]
         yield from towers
+
+    def features(self, stage: Midtrain | Finetune, towers: Inputs) -> list[Step]:
+        """The features of each image source of a stage: those of an external encoder that is trained in this study, and
+        those that the recipe stores and there is room for; else none."""
+        model, fixed = stage.model, stage.model.stores_features
+        if not fixed and (model.encoder == "included" or all(tower.kind != "contrast" for _, tower in towers)):
+            return []
+        steps: list[Step] = []
+        for source in stage.mix.images.sources:
+            inputs = [("source", self.leaf(source)), ("index", self.index(source, stage.tokenizer)), *towers]
+            spec = Encode(source=source, vision=model.vision, fixed_batches=fixed)
+            steps.append(self.step("encode", spec, inputs))
+        return steps if not fixed or self.room.admit(steps) else []
 
     def tower(self, tower: TowerSpec) -> Step:
         """The weights of an encoder: trained in this study, or external."""

@@ -42,6 +42,9 @@ STEP_VERSIONS: dict[str, int] = {
 ContentIds = Mapping[str, str]
 """The digest of each external source, by `content_key`."""
 
+FEATURES_SUFFIX = ".features"
+"""Ends the role of an image source's stored features. With `VLMSpec.stores_features` they are in no address: training
+computes the same ones where the site has no room for them."""
 SYNTHETIC_SUFFIX = " with synthetic captions"
 
 
@@ -104,6 +107,9 @@ def step_address(kind: str, spec: Any, needs: Mapping[str, str], *, version: int
 def step_digest(kind: str, spec_json: Any, needs: Mapping[str, str], *, version: int, content_ids: ContentIds) -> str:
     """The last part of a step's address, from the JSON of its spec."""
     spec_json = _replace_names(spec_json, content_ids, suffix="")
+    model = spec_json.get("model")
+    if isinstance(model, dict) and cast(dict[str, Any], model).get("stores_features"):
+        needs = {role: address for role, address in needs.items() if not role.endswith(FEATURES_SUFFIX)}
     identity = {"kind": kind, "spec": spec_json, "needs": dict(needs), "version": version}
     return sha256(canonical_json(identity).encode()).hexdigest()[:12]
 

@@ -291,8 +291,18 @@ class VLMSpec:
     projector: ProjectorSpec
     attention: Literal["causal", "prefix"]
     """prefix: the tokens of one image attend to each other in both directions; causal everywhere in the paper."""
+    stores_features: bool = field(default=False, metadata=OMITTED_AT_DEFAULT)
+    """Whether the features of an external encoder are computed once for all arms, stages and seeds, in fixed batches.
+
+    Where the site has no room for them (`Site.feature_bytes`), training computes the same features, to the bit. Without
+    it, a published encoder runs in training, in batches of training's size, whose last bits differ; the features of an
+    encoder that the study trains are stored all the same.
+    """
 
     def __post_init__(self) -> None:
+        if self.stores_features and (self.encoder == "included" or not self.vision.towers):
+            reason = "the features of an encoder that is in the checkpoint, or of none, cannot be stored"
+            raise QuantityError(f"{reason}. Leave stores_features out.")
         if self.encoder == "included" and isinstance(self.vision, PatchProjectionSpec):
             reason = "a patch projection has no encoder; it is in the checkpoint and trains with the projector"
             raise QuantityError(f'{reason}. Set encoder="external".')

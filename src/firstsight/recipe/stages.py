@@ -395,6 +395,8 @@ class Encode:
     TAG: ClassVar = "encode"
     source: DataSource
     vision: VisionSpec
+    fixed_batches: bool = field(default=False, metadata=OMITTED_AT_DEFAULT)
+    """In batches that do not change an image's features (`model.vision.extract_fixed`), and in files of about 1 GB."""
 
 
 Stage = Midtrain | Finetune

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
-from firstsight.recipe.model import VLMSpec, decoder_spec
+from firstsight.recipe.model import decoder_spec
 from firstsight.recipe.stages import Donor, Finetune, Midtrain, Pretrain
-from firstsight.recipe.vision import ContrastiveTraining, PatchProjectionSpec
+from firstsight.recipe.vision import PatchProjectionSpec
 
 PEAK_FLOPS: dict[str, float] = {
     "h100": 989e12,
@@ -53,9 +53,3 @@ def image_flops(stage: Midtrain | Finetune, *, stored_features: bool) -> int:
     if stored_features:
         vision_passes = 0
     return projector_passes * model.projector.flops(vision, model.lm) + vision_passes * vision.flops()
-
-
-def has_stored_features(model: VLMSpec) -> bool:
-    """Whether the features are computed in a step of their own: those of an external encoder that the study trains."""
-    is_trained_here = any(isinstance(tower.weights, ContrastiveTraining) for tower in model.vision.towers)
-    return model.encoder == "external" and is_trained_here

@@ -33,21 +33,23 @@ from firstsight.limits import check_limit, parse_json
 from firstsight.model.tensors import check_finite
 from firstsight.model.vision import (
     extract_features,
+    extract_fixed,
     load_encoder,
     normalize_pixels,
     siglip_processor_config,
     siglip_vision_settings,
 )
+from firstsight.recipe.mixture import source_label
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Encode
 from firstsight.recipe.vision import ContrastiveTraining, PatchProjectionSpec, Siglip
-from firstsight.resume_folder import ResumeFolder
+from firstsight.resume_folder import AppendedFile, ResumeFolder
 from firstsight.site import ProgressCallback, Site
 from firstsight.train.compilation import configure_torch
 from firstsight.train.divergence import ADVICE, shorten
 from firstsight.train.loop import ProgressReporter
 from firstsight.train.streams import source_pixels
-from firstsight.units import Tokens
+from firstsight.units import Tokens, format_bytes
 
 PIXEL_CACHE_BYTES = 256 << 20
 """Maximum bytes of decoded images kept in memory; others are decoded in every epoch."""
@@ -225,6 +227,8 @@ class _PixelCache:
 
 
 ENCODE_BATCH = 256
+FEATURE_FILE_BYTES = 1 << 30
+"""About the size of a file of features in fixed batches."""
 
 
 def encode_features(
@@ -232,8 +236,9 @@ def encode_features(
 ) -> None:
     """Write features.npy: float16 features [images, tokens, width] in the order of the index.
 
-    A rerun after a kill continues with the remaining batches and leaves the same bytes. Raises DataError if the source
-    is not the one that was prepared, ModelError if the encoder has another shape than the recipe.
+    In fixed batches, several files features-00000.npy ... of equally many images. A rerun after a kill continues with
+    the remaining batches and leaves the same bytes. Raises DataError if the source is not the one that was prepared, or
+    its features need more than `Site.feature_bytes`; ModelError if the encoder has another shape than the recipe.
     """
     vision = spec.vision
     if isinstance(vision, PatchProjectionSpec):
@@ -245,12 +250,16 @@ def encode_features(
     encoder = load_encoder(vision, folders).to(site.device)
     total, pixels = len(index.images), source_pixels(index, location, vision, cache=site.cache)
     progress = ProgressReporter(on_progress, total=total, unit="images")
-    resume = ResumeFolder(out, on_damage=progress.note)
-    features = _FeatureWriter(resume, (total, vision.tokens, vision.width), source=index.digest)
+    resume, shape, rows_per_file = ResumeFolder(out, on_damage=progress.note), (total, vision.tokens, vision.width), 0
+    if spec.fixed_batches:
+        _check_size(shape, site, source=source_label(spec.source))
+        rows_per_file = max(1, FEATURE_FILE_BYTES // (2 * vision.tokens * vision.width))
+    features = _FeatureWriter(resume, shape, rows_per_file=rows_per_file, source=index.digest)
+    extract = extract_fixed if spec.fixed_batches else extract_features
     starts = range(features.rows_done, total, ENCODE_BATCH)
     batches, last_save = [np.arange(start, min(start + ENCODE_BATCH, total)) for start in starts], monotonic()
     for images in _decode_ahead(pixels, batches, site.readers):
-        encoded = extract_features(encoder, torch.from_numpy(images).to(site.device)).half().cpu().numpy()
+        encoded = extract(encoder, torch.from_numpy(images).to(site.device)).half().cpu().numpy()
         features.write_rows(encoded, location=folders[0])
         if monotonic() - last_save > site.save_every:
             features.save()
@@ -258,6 +267,16 @@ def encode_features(
         if progress.is_due:
             progress.report(features.rows_done)
     resume.finish()
+
+
+def _check_size(shape: tuple[int, int, int], site: Site, *, source: str) -> None:
+    """DataError if features of this shape need more than the site's room, which the plan counts by declared sizes."""
+    if (size := 2 * math.prod(shape)) > site.feature_bytes:
+        raise DataError(
+            f"{source}: wanted features of at most {format_bytes(site.feature_bytes)}, feature_bytes in the site file. "
+            f"Got {format_bytes(size)} for {shape[0]:,} images. Raise feature_bytes; or declare these records in the "
+            "recipe, then training computes the features afresh."
+        )
 
 
 def _decode_ahead(pixels: DecodedImages, batches: Iterable[np.ndarray], threads: int) -> Iterator[np.ndarray]:
@@ -270,18 +289,30 @@ def _decode_ahead(pixels: DecodedImages, batches: Iterable[np.ndarray], threads:
 
 
 class _FeatureWriter:
-    """features.npy, appended to batch by batch in `resume/`."""
+    """features.npy, or features-00000.npy and on of `rows_per_file` images each, appended to batch by batch in
+    `resume/`."""
 
-    def __init__(self, resume: ResumeFolder, shape: tuple[int, int, int], *, source: str) -> None:
+    def __init__(self, resume: ResumeFolder, shape: tuple[int, int, int], *, rows_per_file: int, source: str) -> None:
         self._resume, self._shape, self._identity = resume, shape, {"source": source, "shape": list(shape)}
+        self._rows_per_file, self._is_single = rows_per_file or max(shape[0], 1), not rows_per_file
         state = resume.restore()
         if state is not None and {name: state[name] for name in self._identity} != self._identity:
             resume.clear()
             state = None
         self.rows_done: int = 0 if state is None else state["rows"]
-        self._file = resume.open_appended("features.npy")
-        if state is None:
-            self._file.append(npy_header(np.dtype("<f2"), shape))
+        self._files: list[AppendedFile] = []
+        for number in range(self.rows_done // self._rows_per_file + 1):
+            self._open(number)
+
+    def _open(self, number: int) -> None:
+        """Open file `number` where it has rows; the first one in any case."""
+        rows = min(self._rows_per_file, self._shape[0] - number * self._rows_per_file)
+        if number and rows <= 0:
+            return
+        name = "features.npy" if self._is_single else f"features-{number:05d}.npy"
+        self._files.append(self._resume.open_appended(name))
+        if not self._files[-1].size:
+            self._files[-1].append(npy_header(np.dtype("<f2"), (rows, *self._shape[1:])))
 
     def write_rows(self, features: np.ndarray, *, location: Path) -> None:
         """Write the next rows; ModelError if their shape is wrong or a number is not finite."""
@@ -294,8 +325,13 @@ class _FeatureWriter:
                 f"first is image {self.rows_done + int(invalid[0]):,} of the source. Check the encoder's weights and "
                 "its image, or choose another encoder."
             )
-        self._file.append(np.ascontiguousarray(features).reshape(-1).view(np.uint8).data)
-        self.rows_done += len(features)
+        while len(features):
+            count = self._rows_per_file - self.rows_done % self._rows_per_file
+            self._files[-1].append(np.ascontiguousarray(features[:count]).reshape(-1).view(np.uint8).data)
+            self.rows_done += len(features[:count])
+            features = features[count:]
+            if self.rows_done % self._rows_per_file == 0:
+                self._open(self.rows_done // self._rows_per_file)
 
     def save(self) -> None:
         """Make the finished rows the resume point."""

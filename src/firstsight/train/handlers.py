@@ -19,7 +19,7 @@ from firstsight.data.loader.sample_ledger import SampleLedgerWriter
 from firstsight.errors import Diverged, MixError, ModelError
 from firstsight.files import write_json
 from firstsight.model.checkpoint_io import read_spec
-from firstsight.model.vision import extract_features, load_encoder
+from firstsight.model.vision import extract_features, extract_fixed, load_encoder
 from firstsight.recipe.model import LMSpec, VLMSpec
 from firstsight.recipe.stages import Finetune, Midtrain, Pretrain, TrunkSegment
 from firstsight.recipe.vision import PatchProjectionSpec
@@ -177,13 +177,15 @@ def _batch_preparer(state: TrainState, stream: BatchStream, inputs: StepInputs, 
     ):
         encoder = load_encoder(spec.vision, folders).to(site.device)
 
+    extract = extract_fixed if isinstance(spec, VLMSpec) and spec.stores_features else extract_features
+
     def prepare(batch: Batch) -> Batch:
         if site.device != "cpu":
             moved = {name: getattr(batch, name).to(site.device, non_blocking=True) for name in _BATCH_TENSORS}
             batch = replace(batch, **moved)
         if encoder is None or not len(batch.images):
             return batch
-        return replace(batch, images=extract_features(encoder, batch.images).half())
+        return replace(batch, images=extract(encoder, batch.images).half())
 
     return prepare
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from firstsight.data.image_reader import ImageReader
 from firstsight.data.index import Index
 from firstsight.data.loader import BatchStream, DecodedImages, LoaderMixture, LoaderSource, PrecomputedFeatures
@@ -165,8 +163,7 @@ def _image_source(spec: Midtrain | Finetune, inputs: StepInputs, site: Site, *, 
     role, source = f"image{index}", spec.mix.images.sources[index]
     source_index = Index.open(inputs[role])
     if spec.model.encoder == "external" and f"{role}.features" in inputs:
-        features = np.load(inputs[f"{role}.features"] / "features.npy", mmap_mode="r")
-        images = PrecomputedFeatures(array=features.view(np.ndarray))
+        images = PrecomputedFeatures.open(inputs[f"{role}.features"])
     else:
         location = locate_source(source, inputs.get(f"{role}.source"), site)
         check_source_unchanged(source_index, location, cache=site.cache)

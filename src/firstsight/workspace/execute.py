@@ -59,7 +59,7 @@ HANDLERS: dict[str, StepHandler] = {
         optional=("model.safetensors.index.json",),
     ),
     "encode": StepHandler(
-        function="firstsight.train.encoder:encode_features", outputs=("features.npy",), unfinished=UNFINISHED_FILES
+        function="firstsight.train.encoder:encode_features", outputs=("features*.npy",), unfinished=UNFINISHED_FILES
     ),
     "pretrain": _training_handler("firstsight.train.handlers:pretrain"),
     "midtrain": _training_handler("firstsight.train.handlers:train_stage"),

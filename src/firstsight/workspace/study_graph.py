@@ -17,6 +17,7 @@ from pathlib import Path
 from firstsight.errors import DataError, RequestError, StoreError
 from firstsight.files import FileDigests, read_cached_json, read_json, write_atomic
 from firstsight.plan.data_requirements import SourceSize, check_data_sufficient
+from firstsight.plan.features import FeatureRoom
 from firstsight.plan.graph import Graph, build_graph
 from firstsight.plan.scheduler import EXTERNAL_KIND, missing_steps
 from firstsight.plan.step import Step, content_key
@@ -69,7 +70,13 @@ class StoredStudy:
 
         `Graph.undigested_names` lists the sources without a digest.
         """
-        return build_graph(self.study, recorded_content_ids(self.study, self.site))
+        return self.build_graph(recorded_content_ids(self.study, self.site))
+
+    def build_graph(self, content_ids: dict[str, str]) -> Graph:
+        """The steps with these digests, and with the stored features that the site has room for."""
+        folders = (self.root / "steps").glob("encode-*")
+        stored = {folder.name: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
+        return build_graph(self.study, content_ids, FeatureRoom(self.site.feature_bytes - sum(stored.values()), stored))
 
     @property
     def store(self) -> Store | None:
@@ -100,7 +107,7 @@ def prepare_study(
     if sources.external_sources(graph):
         recorded = recorded_content_ids(stored.study, site)
         content_ids = recorded | preparer.prepare_all(select(graph))
-        graph = graph if content_ids == recorded else build_graph(stored.study, content_ids)
+        graph = graph if content_ids == recorded else stored.build_graph(content_ids)
     part = select(graph)
     check_data_sufficient(part, preparer.sizes)
     store = Store(stored.root)

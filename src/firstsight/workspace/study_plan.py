@@ -8,7 +8,17 @@ from itertools import chain
 
 from firstsight.errors import UnknownName
 from firstsight.plan.data_requirements import check_data_sufficient
-from firstsight.plan.estimate import DEVICE_GB, CostEstimate, DeviceSpec, estimate_cost, estimate_table, format_hours
+from firstsight.plan.estimate import (
+    DEVICE_GB,
+    CostEstimate,
+    DeviceSpec,
+    encoder_flops,
+    estimate_cost,
+    estimate_table,
+    format_hours,
+    has_stored_features,
+)
+from firstsight.plan.features import encoded_bytes
 from firstsight.plan.graph import Graph, render_tree
 from firstsight.plan.schedules import published_lines, stage_table, training_lines
 from firstsight.plan.source_needs import growth_lines
@@ -16,7 +26,7 @@ from firstsight.plan.step import Step
 from firstsight.recipe.analysis import STABLE_MEASURES, Comparison, Coordinate, split_measure
 from firstsight.recipe.scales.donors import PUBLIC_RUNS
 from firstsight.recipe.scales.paper import PAPER_SIZES
-from firstsight.recipe.stages import Pretrain
+from firstsight.recipe.stages import Encode, Finetune, Midtrain, Pretrain
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import format_bytes
 from firstsight.workspace.study_graph import StoredStudy
@@ -30,6 +40,8 @@ class StudyPlan:
     graph: Graph
     cost: CostEstimate
     stored_addresses: frozenset[str]
+    feature_bytes: int
+    """The site's room for stored features."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -45,7 +57,8 @@ class StudyPlan:
         yield from (self.study.question, "", *render_tree(self.graph, self.stored_addresses), "")
         yield from (*training_lines(self.study), *align_table(stage_table(self.study)), "")
         yield from (*_mixture_lines(self.study), *growth_lines(self.study), "")
-        yield from (*_cost_lines(self.cost), *_size_cost_lines(self.study, self.cost))
+        yield from (*_cost_lines(self.cost), *_feature_lines(self.cost, self.feature_bytes))
+        yield from _size_cost_lines(self.study, self.cost)
         yield from published
         if names := self.graph.undigested_names():
             yield f"Addresses are provisional until a run has read {', '.join(names)}."
@@ -71,6 +84,7 @@ def plan_study(stored: StoredStudy, *, device: str | None = None, utilisation: f
         graph=stored.graph,
         cost=estimate_cost(stored.graph, DeviceSpec(device, utilisation=utilisation)),
         stored_addresses=frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset(),
+        feature_bytes=stored.site.feature_bytes,
     )
 
 
@@ -188,6 +202,33 @@ def _cost_lines(cost: CostEstimate) -> Iterator[str]:
         too_large = [f"{slug} ({format_bytes(size)})" for slug, size in sizes if size > capacity * 10**9]
         yield f"One {device.name} has {capacity} GB{': too little for ' if too_large else ''}{', '.join(too_large)}."
     yield from dict.fromkeys(f"{step.cost.note}." for step in cost.step_costs if step.cost.note)
+
+
+def _feature_lines(cost: CostEstimate, feature_bytes: int) -> Iterator[str]:
+    """What stored features cost, save and take; and the stages whose features have no room."""
+    stages = [step.step for step in cost.step_costs if isinstance(step.step.spec, Midtrain | Finetune)]
+    readers = [step for step in stages if has_stored_features(step)]
+    if readers:
+        encodes = [step.cost for step in cost.step_costs if isinstance(step.step.spec, Encode)]
+        once, size = (sum(getattr(part, name) for part in encodes) for name in ("flops", "stored_bytes"))
+        saved = sum(encoder_flops(step.spec) for step in readers) - once
+        hours = f"{format_hours(cost.device.hours(abs(saved)))} {cost.device.name} hours"
+        verdict = f"saves {saved:.3g} FLOPs, {hours}"
+        if saved < 0:
+            verdict = f"costs {-saved:.3g} FLOPs, {hours}, more than encoding in training: few of the images are read"
+        yield (
+            f"Features of images: {format_bytes(size)} stored, computed once in {once:.3g} FLOPs for {len(readers)} "
+            f"stages; this {verdict}."
+        )
+    for step in stages:
+        if step.spec.model.stores_features and step not in readers:
+            vision, sources = step.spec.model.vision, step.spec.mix.images.sources
+            sizes = [encoded_bytes(Encode(source=source, vision=vision)) for source in sources]
+            yield (
+                f"Features of {step.address} are not stored: they need {format_bytes(sum(sizes))} besides what is "
+                f"stored, and feature_bytes of the site is {format_bytes(feature_bytes)}. Training computes them, in "
+                f"{encoder_flops(step.spec):.3g} FLOPs."
+            )
 
 
 def _device_line(cost: CostEstimate) -> str:

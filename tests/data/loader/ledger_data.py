@@ -35,7 +35,7 @@ def text_source(name: str, documents: int) -> LoaderSource:
 def image_source(count: int) -> LoaderSource:
     index = build_index("captions", [RawRecord([7, 8, 0], [1] * 3, [(0, n)]) for n in range(count)], images=count)
     rows = pack(index, length=T, image_tokens=4, packing="one_image_per_row")
-    features = PrecomputedFeatures(array=np.zeros((count, 4, 2), dtype=np.float16))
+    features = PrecomputedFeatures(arrays=(np.zeros((count, 4, 2), dtype=np.float16),))
     return LoaderSource(name="captions", index=index, packed_rows=rows, images=features, answers_only=False)
 
 

@@ -54,7 +54,7 @@ def source_of(
     """A source with features n of image n, so that an image in the wrong position is detected."""
     index = build_index(form, records, images=IMAGES)
     numbers = np.arange(IMAGES, dtype=np.float16)
-    images = PrecomputedFeatures(array=np.broadcast_to(numbers[:, None, None], (IMAGES, image_tokens, 3)).copy())
+    images = PrecomputedFeatures(arrays=(np.broadcast_to(numbers[:, None, None], (IMAGES, image_tokens, 3)).copy(),))
     rows = pack(index, length=length, image_tokens=image_tokens, packing=packing)
     return LoaderSource(name=form, index=index, packed_rows=rows, images=images, answers_only=False)
 

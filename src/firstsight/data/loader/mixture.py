@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float16, Float64, Int64, UInt8
@@ -165,14 +166,25 @@ class _KeyQueue:
 class PrecomputedFeatures:
     """The features that an external encoder computed of an index's images, in the order of the index."""
 
-    array: Float16[np.ndarray, "images I W"]
+    arrays: tuple[Float16[np.ndarray, "images I W"], ...]
+    """Of equally many images each, but for the last one."""
+
+    @classmethod
+    def open(cls, folder: Path) -> PrecomputedFeatures:
+        """The result of an encode step, memory-mapped."""
+        files = sorted(folder.glob("features*.npy"))
+        return cls(arrays=tuple(np.load(file, mmap_mode="r").view(np.ndarray) for file in files))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.array.shape[1:]
+        return self.arrays[0].shape[1:]
 
     def take(self, image_ids: Int64[np.ndarray, "N"]) -> Float16[np.ndarray, "N I W"]:
-        return self.array[image_ids]
+        numbers, rows = np.divmod(image_ids, max(len(self.arrays[0]), 1))
+        features = np.empty((len(image_ids), *self.shape), dtype=np.float16)
+        for number in np.unique(numbers).tolist():
+            features[numbers == number] = self.arrays[number][rows[numbers == number]]
+        return features
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
