@@ -271,6 +271,8 @@ def test_averages_and_last_checkpoints_score_as_their_own_folders(
     for number, folder in enumerate(folders):
         plain = written(PLAIN, folder, tmp_path / f"plain-{number}", reports.append)
         expected[f"last-{number}/scores.json"] = plain["scores.json"]
+        earlier = replace(PLAIN, checkpoint=number)
+        assert written(earlier, training_step, tmp_path / f"earlier-{number}", reports.append) == plain
     spec, out = replace(PLAIN, average=average, each_of_last=each), tmp_path / "out"
     reports.clear()
     for stop in range(1, spec.evaluated_models):

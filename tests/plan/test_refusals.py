@@ -193,11 +193,13 @@ def test_numbers_of_the_built_in_world_are_those_of_its_makers() -> None:
     assert set(TEXT_TASK_MAKERS) == set(SYNTHETIC_TEXT_TASKS)
 
 
-@pytest.mark.parametrize("fields", [{"average": 4}, {"each_of_last": 4}])
+@pytest.mark.parametrize("fields", [{"average": 4}, {"each_of_last": 4}, {"checkpoint": 3}])
 def test_an_evaluation_of_more_checkpoints_than_published_is_refused(fields: dict[str, int]) -> None:
     arm = stage(1, last_checkpoints=LastCheckpoints(count=3, every=Share(1, 20)))
-    check_arm(replace(arm, evaluate=replace(arm.evaluate, **dict.fromkeys(fields, 3))))
-    with pytest.raises(RequestError, match=r"start-080\.s0: evaluate: wanted at most the 3 .* Got .*=4"):
+    within = {name: count - 1 for name, count in fields.items()}
+    check_arm(replace(arm, evaluate=replace(arm.evaluate, **within)))
+    (name, count), *_ = fields.items()
+    with pytest.raises(RequestError, match=rf"start-080\.s0: evaluate: wanted at most the 3 .* Got .*{name}={count}"):
         check_arm(replace(arm, evaluate=replace(arm.evaluate, **fields)))
     with pytest.raises(RequestError, match="at most the 1 "):
         check_arm(evaluated(average=2))

@@ -119,6 +119,12 @@ def test_last_checkpoints_are_several_within_the_stage(fields: dict[str, Any]) -
         LastCheckpoints(**{"count": 4, "every": Share(1, 20), **fields})
 
 
+@pytest.mark.parametrize("fields", [{"average": 2}, {"each_of_last": 2}, {"checkpoint": -1}])
+def test_an_earlier_checkpoint_is_evaluated_alone(fields: dict[str, int]) -> None:
+    with pytest.raises(QuantityError, match="averages none"):
+        replace(get_scale("smoke").base.evaluate, **{"checkpoint": 1, **fields})
+
+
 @pytest.mark.parametrize("fields", [{"average": 0}, {"each_of_last": 1}, {"each_of_last": -1}])
 def test_an_evaluation_reads_at_least_one_checkpoint(fields: dict[str, int]) -> None:
     with pytest.raises(QuantityError, match="averages at least 1"):

@@ -58,7 +58,8 @@ def evaluate(
     last-0/scores.json (the one at the end), last-1/scores.json and so on. The bytes are a function of checkpoint and
     benchmarks. Raises DataError, ModelError or UnknownName.
     """
-    checkpoint, cache, averaged = inputs["checkpoint"], out / ANSWER_CACHE_FOLDER, out / "averaged"
+    checkpoint = last_checkpoint(inputs["checkpoint"], spec.checkpoint)
+    cache, averaged = out / ANSWER_CACHE_FOLDER, out / "averaged"
     style: PromptStyle = "bare" if isinstance(spec.benchmarks, SyntheticBenchmarks) else "paper"
     config = EvalConfig(tasks=(*spec.vision_tasks, *spec.text_tasks), image_mode="both", prompt_style=style)
     arguments = {"benchmarks_path": inputs["benchmarks"], "config": config, "site": site}

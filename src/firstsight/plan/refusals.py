@@ -244,7 +244,7 @@ def _check_evaluation(arm: Arm) -> None:
     names = (*evaluate.vision_tasks, *evaluate.text_tasks)
     published = len(arm.stages[-1].checkpoint_tokens) if arm.stages else 1
     if evaluate.checkpoints > published:
-        got = f"average={evaluate.average}, each_of_last={evaluate.each_of_last}"
+        got = f"average={evaluate.average}, each_of_last={evaluate.each_of_last}, checkpoint={evaluate.checkpoint}"
         wanted = f"at most the {published} last checkpoints that the model before it publishes"
         _refuse(location, wanted, got, "Lower it, or set last_checkpoints in the last stage to more")
     if not names:

@@ -33,9 +33,25 @@ HORIZON_TEXTS = {
 
 
 def training_lines(study: Study) -> list[str]:
-    """The horizon of a study, and a line for each of its trunks."""
+    """The horizon of a study, a line for each of its trunks, and for each arm that is evaluated before its end."""
     horizon = f"horizon {study.horizon}: {HORIZON_TEXTS[study.horizon]}"
-    return [horizon, *dict.fromkeys(_trunk_text(arm.pretrain) for arm in study.arms)]
+    early = [f"{arm.name}: {text}" for arm in study.arms if (text := early_evaluation(arm))]
+    return [horizon, *dict.fromkeys([*(_trunk_text(arm.pretrain) for arm in study.arms), *early])]
+
+
+def early_evaluation(arm: Arm) -> str:
+    """Where on the curve of its last stage an arm is evaluated, and how a run of that length would differ.
+
+    Empty where it is evaluated at the end.
+    """
+    if not arm.evaluate.checkpoint:
+        return ""
+    stage = arm.resolved_stages()[-1]
+    end, tokens = stage.rounded_tokens, Tokens(stage.checkpoint_tokens[arm.evaluate.checkpoint])
+    return (
+        f"evaluated after {tokens:,} of the {end:,} tokens of {stage.TAG}, at a learning rate of "
+        f"{stage.lr(tokens):.4g}; a run of its own of that length would have ended at {stage.lr(end):.4g}"
+    )
 
 
 def stage_table(study: Study) -> tuple[tuple[str, ...], ...]:

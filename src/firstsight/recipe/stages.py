@@ -360,8 +360,15 @@ class Evaluate:
     """The scores are those of the mean of the weights of that many of the stage's last checkpoints."""
     each_of_last: int = field(default=0, metadata=OMITTED_AT_DEFAULT)
     """That many of the last checkpoints are evaluated besides, each by itself, for the spread of their scores."""
+    checkpoint: int = field(default=0, metadata=OMITTED_AT_DEFAULT)
+    """Which of the last checkpoints is evaluated, counted back from the end of the stage: 0 is the one there."""
 
     def __post_init__(self) -> None:
+        if self.checkpoint < 0 or (self.checkpoint and (self.average, self.each_of_last) != (1, 0)):
+            raise QuantityError(
+                "an evaluation of an earlier checkpoint counts it back from the end, and averages none. "
+                f"Got checkpoint={self.checkpoint}, average={self.average}, each_of_last={self.each_of_last}."
+            )
         if self.average < 1 or self.each_of_last < 0 or self.each_of_last == 1:
             raise QuantityError(
                 "an evaluation averages at least 1 checkpoint, and evaluates none or at least 2 by themselves. "
@@ -371,7 +378,7 @@ class Evaluate:
     @property
     def checkpoints(self) -> int:
         """How many of the last checkpoints it reads."""
-        return max(self.average, self.each_of_last)
+        return max(self.average, self.each_of_last, self.checkpoint + 1)
 
     @property
     def evaluated_models(self) -> int:

@@ -15,7 +15,7 @@ from firstsight.errors import DataError
 from firstsight.evaluate.result_files import ANSWERS_FILE, Scores, read_scores
 from firstsight.plan.graph import Graph
 from firstsight.plan.scheduler import RunSummary, last_line
-from firstsight.plan.schedules import planned_rates
+from firstsight.plan.schedules import early_evaluation, planned_rates
 from firstsight.plan.step import Step
 from firstsight.plan.store import Store
 from firstsight.recipe.schedule import LRSchedule, ResolvedSchedule, schedule_text
@@ -118,9 +118,10 @@ class _ResultReader:
 
 def _schedule_texts(arm: Arm) -> Iterator[str]:
     """The schedule of each stage of an arm as text."""
-    for stated, stage in zip(arm.stages, arm.resolved_stages(), strict=True):
+    for number, (stated, stage) in enumerate(zip(arm.stages, arm.resolved_stages(), strict=True), 1):
         assert isinstance(stated.schedule, LRSchedule) and isinstance(stage.schedule, ResolvedSchedule)  # as resolved
-        yield schedule_text(stated.schedule, stage.schedule, stage.rounded_tokens)
+        early = early_evaluation(arm) if number == len(arm.stages) else ""
+        yield "; ".join(filter(None, [schedule_text(stated.schedule, stage.schedule, stage.rounded_tokens), early]))
 
 
 def planned_stages(arm: Arm, graph: Graph) -> dict[Step, StageLog]:

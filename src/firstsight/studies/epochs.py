@@ -2,7 +2,9 @@
 
 Hypothesis: two to four epochs are better for vision than one, and two are enough.
 Arms: the branches of `when` at 80 % and 0 % of the trunk, fine-tuned for 1, 2, 3 and 4 epochs. Each is a run of its
-own, whose learning rate warms up and falls to 0 over all its epochs.
+own, whose learning rate warms up and falls to 0 over all its epochs. With `--runs one` a branch is fine-tuned once,
+for four epochs, and evaluated after each: two fifths of the training, but after one to three epochs the rate has not
+fallen to 0, as it has in a run of its own.
 Metric: vision and text stable scores after fine-tuning, over seeds.
 Refuted if: one epoch scores at least as much vision as more, or two less than three or four by half a point.
 An epoch of the built-in world is a pass through its dialogues, as one of the paper; its scale fine-tunes for one epoch,
@@ -12,14 +14,16 @@ the paper's for two. The arms of a branch differ in their tokens, so there is no
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from firstsight.recipe.analysis import Axis, Claim, Comparison, Sweep
 from firstsight.recipe.scales import START, Scale, branch_at
-from firstsight.recipe.stages import Finetune
+from firstsight.recipe.stages import Finetune, LastCheckpoints
 from firstsight.recipe.study import Arm, Study, over_seeds
 from firstsight.studies.when import SMALLEST, trunk_arm
 from firstsight.units import Share
 
+MOST_EPOCHS = 4
 EPOCHS = Axis(name="epochs", label="Epochs of fine-tuning", unit="count")
 
 MORE_EPOCHS = Claim(
@@ -54,10 +58,17 @@ TWO_EPOCHS_ENOUGH = Claim(
 )
 
 
-def epochs(scale: Scale) -> Study:
-    """One to four epochs from the branches at 80 % and 0 %, and the finished trunk on text tasks alone."""
+def epochs(scale: Scale, runs: Literal["separate", "one"] = "separate") -> Study:
+    """One to four epochs from the branches at 80 % and 0 %, and the finished trunk on text tasks alone.
+
+    `runs`: "one" fine-tunes a branch once, for all epochs, and evaluates a checkpoint after each.
+    """
     branches = [branch_at(scale, start) for start in (Share(4, 5), Share(0))]
-    arms = [trunk_arm(scale), *(with_epochs(branch, count) for branch in branches for count in range(1, 5))]
+    arms = [trunk_arm(scale)]
+    for branch in branches:
+        longest = with_epochs(branch, MOST_EPOCHS)
+        for count in range(1, MOST_EPOCHS + 1):
+            arms.append(with_epochs(branch, count) if runs == "separate" else at_epoch(longest, branch, count))
     return Study(
         name="epochs",
         scale=scale.name,
@@ -67,6 +78,15 @@ def epochs(scale: Scale) -> Study:
         figures=(Sweep(x="epochs", lines="start"),),
         claims=(MORE_EPOCHS, TWO_EPOCHS_ENOUGH),
     )
+
+
+def at_epoch(longest: Arm, branch: Arm, count: int) -> Arm:
+    """The arm whose fine-tuning publishes a checkpoint after every epoch, evaluated after so many."""
+    *before, finetune = longest.stages
+    last = LastCheckpoints(count=MOST_EPOCHS, every=Share(1, MOST_EPOCHS))
+    evaluate = replace(branch.evaluate, checkpoint=MOST_EPOCHS - count)
+    arm = replace(with_epochs(branch, count), evaluate=evaluate)
+    return replace(arm, stages=(*before, replace(finetune, last_checkpoints=last)))
 
 
 def with_epochs(arm: Arm, count: int) -> Arm:

@@ -166,7 +166,7 @@ class _KeyQueue:
 class PrecomputedFeatures:
     """The features that an external encoder computed of an index's images, in the order of the index."""
 
-    arrays: tuple[Float16[np.ndarray, "images I W"], ...]
+    arrays: tuple[Float16[np.ndarray, "_ I W"], ...]
     """Of equally many images each, but for the last one."""
 
     @classmethod
