@@ -54,7 +54,7 @@ def test_a_study_of_own_data_runs_once_and_changed_data_is_refused(
     assert "provisional until a run has read my-benchmarks, my-datacomp" in own.run(capsys, "plan")[1]
     code, output = own.run(capsys, "run", "--jobs", "1")
     assert code == 0, output
-    assert "12 steps run" in output, output[-3000:]
+    assert "15 steps run" in output, output[-3000:]
     assert (tmp_path / "runs/reports/mine-79m/report.html").is_file()
     _check_shares(own)
 
