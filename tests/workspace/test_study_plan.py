@@ -16,11 +16,12 @@ from firstsight.cli.app import command
 from firstsight.errors import RequestError
 from firstsight.recipe.analysis import Comparison
 from firstsight.recipe.stages import Pretrain
-from firstsight.recipe.study import combine
+from firstsight.recipe.study import Study, combine, over_seeds
 from firstsight.site import Site
-from firstsight.units import Tokens
+from firstsight.units import Tokens, format_bytes
 from firstsight.workspace.study_graph import StoredStudy
-from firstsight.workspace.study_plan import align_table
+from firstsight.workspace.study_plan import align_table, plan_study
+from tests.plan.test_features import ARMS
 
 HEAVY = "{'torch', 'numpy', 'transformers', 'polars', 'altair', 'rich', 'typer'} & set(sys.modules)"
 WORDS = st.text(st.sampled_from("ab1"), min_size=1, max_size=9)
@@ -143,3 +144,21 @@ def test_a_combined_plan_counts_what_parts_share(tmp_path: Path) -> None:
     text = str(plan)
     assert f"{total / separate:.0%} of {separate:.3g} with a store for each study" in text
     assert f"{total / unshared:.0%} of {unshared:.3g} with every arm alone" in text
+
+
+def test_a_plan_says_what_stored_features_save_and_where_they_have_no_room(tmp_path: Path) -> None:
+    """Two branches of smoke with a published encoder: counted from the graph's steps."""
+    study = Study(name="some", scale="smoke", question="?", arms=over_seeds(ARMS, [1]))
+    plan = plan_study(StoredStudy(study, tmp_path, Site()))
+    encodes = [step.cost for step in plan.cost.step_costs if step.step.kind == "encode"]
+    once, size = sum(part.flops for part in encodes), sum(part.stored_bytes for part in encodes)
+    afresh = plan_study(StoredStudy(study, tmp_path, Site(feature_bytes=0)))
+    saved = sum(step.cost.flops for step in afresh.cost.step_costs if step.step.kind in ("midtrain", "finetune"))
+    saved -= sum(
+        step.cost.flops for step in plan.cost.step_costs if step.step.kind in ("midtrain", "finetune", "encode")
+    )
+    start = f"Features of images for 4 stages: {format_bytes(size)} stored, computed once in {once:.3g} FLOPs, which "
+    (line,) = [line for line in plan.lines() if line.startswith("Features")]
+    assert line.startswith(start) and f"{abs(saved):.3g} FLOPs" in line
+    (line,) = [line for line in afresh.lines() if line.startswith("Features")]
+    assert line.startswith("Features for 4 stages are not stored") and "of the site is 0 B. Training computes" in line

@@ -10,6 +10,7 @@ from firstsight.errors import UnknownName
 from firstsight.plan.data_requirements import check_data_sufficient
 from firstsight.plan.estimate import (
     DEVICE_GB,
+    ComputeCost,
     CostEstimate,
     DeviceSpec,
     encoder_flops,
@@ -210,25 +211,29 @@ def _feature_lines(cost: CostEstimate, feature_bytes: int) -> Iterator[str]:
     readers = [step for step in stages if has_stored_features(step)]
     if readers:
         encodes = [step.cost for step in cost.step_costs if isinstance(step.step.spec, Encode)]
-        once, size = (sum(getattr(part, name) for part in encodes) for name in ("flops", "stored_bytes"))
-        saved = sum(encoder_flops(step.spec) for step in readers) - once
-        hours = f"{format_hours(cost.device.hours(abs(saved)))} {cost.device.name} hours"
-        verdict = f"saves {saved:.3g} FLOPs, {hours}"
-        if saved < 0:
-            verdict = f"costs {-saved:.3g} FLOPs, {hours}, more than encoding in training: few of the images are read"
+        afresh = sum(encoder_flops(step.spec) for step in readers)
+        yield f"Features of images for {len(readers)} stages: {_feature_text(encodes, afresh, cost.device)}."
+    others = [step for step in stages if step.spec.model.stores_features and step not in readers]
+    if others:
+        vision, sources = others[0].spec.model.vision, others[0].spec.mix.images.sources
+        size = sum(encoded_bytes(Encode(source=source, vision=vision)) for source in sources)
+        flops = sum(encoder_flops(step.spec) for step in others)
+        need, room = format_bytes(size), format_bytes(feature_bytes)
         yield (
-            f"Features of images: {format_bytes(size)} stored, computed once in {once:.3g} FLOPs for {len(readers)} "
-            f"stages; this {verdict}."
+            f"Features for {len(others)} stages are not stored: those of {others[0].address} need {need} besides what is "
+            f"stored, and feature_bytes of the site is {room}. Training computes them, in {flops:.3g} FLOPs."
         )
-    for step in stages:
-        if step.spec.model.stores_features and step not in readers:
-            vision, sources = step.spec.model.vision, step.spec.mix.images.sources
-            sizes = [encoded_bytes(Encode(source=source, vision=vision)) for source in sources]
-            yield (
-                f"Features of {step.address} are not stored: they need {format_bytes(sum(sizes))} besides what is "
-                f"stored, and feature_bytes of the site is {format_bytes(feature_bytes)}. Training computes them, in "
-                f"{encoder_flops(step.spec):.3g} FLOPs."
-            )
+
+
+def _feature_text(encodes: Sequence[ComputeCost], afresh: int, device: DeviceSpec) -> str:
+    """What encode steps cost, in place of `afresh` FLOPs in training."""
+    if not all(part.items for part in encodes):
+        return f"stored, of unknown size, as the recipe declares no records; {afresh:.3g} FLOPs in training without"
+    once, size = (sum(getattr(part, name) for part in encodes) for name in ("flops", "stored_bytes"))
+    saved = afresh - once
+    difference = f"{abs(saved):.3g} FLOPs, {format_hours(device.hours(abs(saved)))} {device.name} hours"
+    verdict = f"saves {difference}" if saved >= 0 else f"costs {difference}, more, as few of the images are read"
+    return f"{format_bytes(size)} stored, computed once in {once:.3g} FLOPs, which {verdict}"
 
 
 def _device_line(cost: CostEstimate) -> str:
