@@ -220,8 +220,8 @@ def _feature_lines(cost: CostEstimate, feature_bytes: int) -> Iterator[str]:
         flops = sum(encoder_flops(step.spec) for step in others)
         need, room = format_bytes(size), format_bytes(feature_bytes)
         yield (
-            f"Features for {len(others)} stages are not stored: those of {others[0].address} need {need} besides what is "
-            f"stored, and feature_bytes of the site is {room}. Training computes them, in {flops:.3g} FLOPs."
+            f"Features for {len(others)} stages are not stored: those of {others[0].address} need {need} besides what "
+            f"is stored, and feature_bytes of the site is {room}. Training computes them, in {flops:.3g} FLOPs."
         )
 
 
