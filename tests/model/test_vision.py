@@ -23,11 +23,22 @@ from firstsight.model.vision import (
     load_encoder,
     normalize_pixels,
 )
-from firstsight.recipe.vision import Dinov2, EncoderSpec, FusedEncoders, PatchProjectionSpec, Siglip, TowerSpec
+from firstsight.recipe.vision import (
+    Clip,
+    Dinov2,
+    Dinov3,
+    EncoderSpec,
+    FusedEncoders,
+    PatchProjectionSpec,
+    Siglip,
+    TowerSpec,
+)
 from tests.conftest import DEVICE
 from tests.model.tiny_encoders import (
+    CLIP,
     DINOV2,
     DINOV2_REGISTERS,
+    DINOV3,
     EXTERNAL,
     SIGLIP,
     TOWERS,
@@ -64,7 +75,8 @@ def transformers_features(whole: nn.Module, spec: TowerSpec, images: Tensor) -> 
     with torch.no_grad():
         values = normalize_pixels(images, mean=spec.mean, std=spec.std)
         hidden = tower(pixel_values=values, output_hidden_states=True).hidden_states[-2]
-    return hidden[:, 1 + spec.registers :] if isinstance(spec, Dinov2) else hidden
+    prefix = 1 + spec.registers if isinstance(spec, (Dinov2, Dinov3)) else int(isinstance(spec, Clip))
+    return hidden[:, prefix:]
 
 
 @pytest.mark.parametrize("name", TOWERS)
@@ -117,12 +129,15 @@ def test_parameter_names_are_those_of_transformers_without_unused_parts(name: st
     (spec, _), (whole, _) = TOWERS[name], saved_towers[name]
     with torch.device("meta"):
         meta_encoder = Encoder(spec)
-    published_shapes = {f"towers.0.{key}": value.shape for key, value in vision_tower(whole).state_dict().items()}
+    published_shapes = {
+        f"towers.0.{key.replace('model.layer.', 'encoder.layer.')}": value.shape
+        for key, value in vision_tower(whole).state_dict().items()
+    }
     parameters = {key: value.shape for key, value in meta_encoder.state_dict().items()}
     assert parameters.items() <= published_shapes.items()
     unused = published_shapes.keys() - parameters.keys()
     last = spec.vit.layers - 1
-    unused_parts = (f".{last}.", ".head.", ".post_layernorm.", "towers.0.layernorm.", "mask_token")
+    unused_parts = (f".{last}.", ".head.", ".post_layernorm.", "towers.0.layernorm.", "towers.0.norm.", "mask_token")
     assert all(any(mark in key for mark in unused_parts) for key in unused)
 
 
@@ -147,7 +162,9 @@ def test_parameter_counts_match_built_towers(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", [SIGLIP, DINOV2, DINOV2_REGISTERS, FusedEncoders(first=SIGLIP, second=DINOV2_REGISTERS)], ids=repr
+    "spec",
+    [SIGLIP, DINOV2, DINOV2_REGISTERS, DINOV3, CLIP, FusedEncoders(first=SIGLIP, second=DINOV2_REGISTERS)],
+    ids=repr,
 )
 def test_flops_match_torchs_counter(spec: Siglip | Dinov2 | FusedEncoders) -> None:
     images = pixels(3, spec.image_size)
@@ -212,10 +229,11 @@ def test_encoder_spec_of_a_folder(name: str, saved_towers: SavedTowers) -> None:
     assert actual == replace(spec, vit=expected_vit, fit="letterbox", weights=EXTERNAL)
 
 
-def test_dinov2_accepts_any_image_size(saved_towers: SavedTowers) -> None:
-    whole, folder = saved_towers["dinov2"]
+@pytest.mark.parametrize(("name", "tower"), [("dinov2", DINOV2), ("dinov3", DINOV3)])
+def test_dino_accepts_any_image_size(name: str, tower: Dinov2 | Dinov3, saved_towers: SavedTowers) -> None:
+    whole, folder = saved_towers[name]
     for image in (8, 12, 15, 28):
-        spec = replace(DINOV2, vit=replace(DINOV2.vit, image_size=image))
+        spec = replace(tower, vit=replace(tower.vit, image_size=image))
         images = pixels(2, image)
         assert torch.equal(extract_features(loaded(spec, folder), images), transformers_features(whole, spec, images))
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from firstsight.model.vision import siglip_vision_settings
+from firstsight.model.vision_modules import siglip_vision_settings
 from firstsight.recipe.mixture import (
     External,
     ImageTextMix,

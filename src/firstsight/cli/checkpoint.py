@@ -61,7 +61,7 @@ def import_weights(
 ) -> None:
     """Make a checkpoint folder from public weights: OpenLM and DCLM, Pythia, the Llama family, OLMo, or an export.
 
-    No code in the files is executed; weights are imported completely or not at all. Vision encoders (SigLIP, DINOv2) in
+    No code in the files is executed; weights are imported completely or not at all. Encoders (SigLIP, CLIP, DINO) in
     transformers' layout need no import: the site file names their folder or hub name.
     Example: firstsight import TRI-ML/DCLM-1B --out donors/dclm-1b --seen 4T
     """

@@ -148,7 +148,8 @@ def decode_image(
     """Pixels of an image as a square of `size`, as the encoder's processor does it; RecordError for invalid data.
 
     Source: transformers, SiglipImageProcessor with resample=3 (Pillow's bicubic on the whole image); DINOv2's
-    BitImageProcessor does the same without its crop.
+    BitImageProcessor and CLIP's do the same without their crop. SigLIP 2 has resample=2 (bilinear), as has DINOv3,
+    whose processor does not round the resized pixels to bytes.
     """
     return resize_to_square(decode_rgb(data), size, fit, pad_color=pad_color)
 
@@ -156,7 +157,8 @@ def decode_image(
 def resize_to_square(image: Image.Image, size: int, fit: ImageFit, *, pad_color: RGBBytes) -> _Square:
     """`decode_image` for an upright RGB image."""
     width, height = letterbox_size(image.size, size) if fit == "letterbox" else (size, size)
-    return _pad_to_square(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)), size, pad_color)
+    resampling = Image.Resampling.BILINEAR if fit == "resize_bilinear" else Image.Resampling.BICUBIC
+    return _pad_to_square(np.asarray(image.resize((width, height), resampling)), size, pad_color)
 
 
 def decode_image_fast(
@@ -175,7 +177,8 @@ def decode_image_fast(
 
     # In this order of None and permute torch detects that channels are last, and needs a third of the time.
     channels_last = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
-    resized = torch.nn.functional.interpolate(channels_last, (height, width), mode="bicubic", antialias=True)
+    mode = "bilinear" if fit == "resize_bilinear" else "bicubic"
+    resized = torch.nn.functional.interpolate(channels_last, (height, width), mode=mode, antialias=True)
     return _pad_to_square(np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy()), size, pad_color)
 
 

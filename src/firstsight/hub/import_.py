@@ -26,12 +26,12 @@ from firstsight.hub.sidecars import ENCODER_TENSOR_NAME, write_encoder_towers
 from firstsight.limits import check_file_size
 from firstsight.model.checkpoint_io import write_spec
 from firstsight.model.tensors import write_tensors
+from firstsight.model.vision import ENCODER_FAMILIES
 from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.site import Progress, ProgressCallback
 from firstsight.units import Tokens
 
 CACHE_BLOB = re.compile("[0-9a-f]{64}")
-VISION_MODEL_TYPES = ("siglip", "siglip_vision_model", "dinov2", "dinov2_with_registers")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +124,7 @@ def _read_weights(path: Path, request: ImportRequest) -> PublicWeights:
         return openlm.read_openlm_folder(path, config, request.config_path)
     if request.config_path is not None:
         raise RequestError(f"--config: is for OpenLM only. Got it for {model_type}. Omit it.")
-    if model_type in VISION_MODEL_TYPES:
+    if model_type in ENCODER_FAMILIES:
         raise RequestError(
             f"{path}: wanted a language model. Got {model_type}: vision weights in this layout need no import. Name "
             "the folder (or hub name) under [sources.NAME] path in the site file, and NAME in the recipe."

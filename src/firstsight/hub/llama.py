@@ -145,7 +145,7 @@ def llama_spec(config: Mapping[str, Any]) -> LMSpec:
 
 def unsupported_family_message(model_type: object) -> str:
     """The message for a model_type that is not supported: the reason, if it is a known one, and alternatives."""
-    encoders = {x: f"it is an encoder, {why}. Use SigLIP or DINOv2" for x, why in UNSUPPORTED_ENCODERS.items()}
+    encoders = {x: f"it is an encoder, {why}. Use SigLIP, CLIP or DINO" for x, why in UNSUPPORTED_ENCODERS.items()}
     reason = unsupported_reason(model_type, UNSUPPORTED_FAMILIES | encoders)
     names = ", ".join((*FAMILY_SPECS, "gpt_neox"))
     return (

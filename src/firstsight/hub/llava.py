@@ -78,7 +78,7 @@ def llava_unsupported_reason(spec: VLMSpec) -> str:
     reasons = [
         (decoder, f"its decoder: {decoder}"),
         (not isinstance(vision, Siglip), f"Llava is exported with one SigLIP tower, not {type(vision).__name__}"),
-        (vision.fit != "resize", "no processor of transformers letterboxes images to the same pixels"),
+        (vision.fit != "resize", f"the exported processor resizes images bicubically to a square, not by {vision.fit}"),
         (projector.kind != "mlp2", f"Llava's projector is mlp2, not {projector.kind}"),
         (projector.pixel_shuffle != 1, f"Llava has no pixel shuffle; this model's is {projector.pixel_shuffle}"),
         (

@@ -17,7 +17,7 @@ from firstsight.files import write_json
 from firstsight.model.tensors import write_tensors
 from firstsight.model.vision import siglip_processor_config
 from firstsight.recipe.model import VLMSpec
-from firstsight.recipe.vision import PatchProjectionSpec, Siglip, TowerSpec, VisionSpec
+from firstsight.recipe.vision import Dinov2, Dinov3, PatchProjectionSpec, TowerSpec, VisionSpec
 
 ENCODER_TENSOR_NAME = re.compile(r"encoder\.towers\.(\d)\.(.+)")
 """A frozen tower's tensor among those of a whole model: the index of the tower, and the name in it."""
@@ -141,9 +141,11 @@ def tower_config(spec: TowerSpec) -> dict[str, Any]:
         "num_attention_heads": vit.heads,
         "patch_size": vit.patch_size,
     }
-    if isinstance(spec, Siglip):
-        siglip = {"intermediate_size": vit.mlp_width, "image_size": vit.image_size}
-        return sizes | siglip | {"model_type": "siglip_vision_model"}
+    if not isinstance(spec, Dinov2):
+        sizes |= {"intermediate_size": vit.mlp_width, "image_size": vit.image_size}
+        if isinstance(spec, Dinov3):
+            return sizes | {"num_register_tokens": spec.registers, "model_type": "dinov3_vit"}
+        return sizes | {"model_type": f"{spec.TAG}_vision_model"}
     sizes |= {"image_size": spec.position_grid_size * vit.patch_size, "mlp_ratio": vit.mlp_width // vit.width}
     if not spec.registers:
         return sizes | {"model_type": "dinov2"}

@@ -21,10 +21,20 @@ from torch import Tensor, nn
 from firstsight.errors import ModelError, QuantityError
 from firstsight.limits import read_settings
 from firstsight.model.tensors import StoredTensors, format_faults
+from firstsight.model.vision_modules import (
+    clip_modules,
+    dinov2_modules,
+    dinov3_modules,
+    dinov3_rotary,
+    embed_clip,
+    siglip_modules,
+)
 from firstsight.recipe.mixture import External
 from firstsight.recipe.vision import (
     SIGLIP_MEAN_STD,
+    Clip,
     Dinov2,
+    Dinov3,
     EncoderSpec,
     ImageFit,
     PatchProjectionSpec,
@@ -38,22 +48,38 @@ from firstsight.units import Tokens
 PixelBatch = UInt8[Tensor, "N S S 3"]
 ImageFeatures = Float[Tensor, "N I W"]
 
-ATTENTION_IMPLEMENTATION = "sdpa"
-"""On one CPU core 1.04 times as fast as eager attention at base/16@224, 1.19 times at so400m/14@384."""
-ENCODER_FAMILIES = {n: n.split("_")[0] for n in ("siglip", "siglip_vision_model", "dinov2", "dinov2_with_registers")}
+ENCODER_FAMILIES = {
+    name: name.split("_")[0]
+    for name in (
+        *("siglip", "siglip_vision_model", "dinov2", "dinov2_with_registers"),
+        *("dinov3_vit", "clip", "clip_vision_model"),
+    )
+}
 """The family of each supported model_type of config.json."""
 UNSUPPORTED_ENCODERS = {
-    "clip": "which normalises before its blocks and has a class token",
-    "siglip2": "whose images have any aspect ratio",
-    "dinov3": "whose positions are rotary",
+    "siglip2": "whose images have any aspect ratio (its models of one image size have the model_type siglip)",
+    "dinov3_convnext": "which is a convolutional network",
 }
 """Why other well-known encoders are not supported, by the beginning of their model_type."""
 FAMILY_SETTINGS: Mapping[str, Mapping[str, object]] = {
     "siglip": {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "num_channels": 3},
     "dinov2": {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "num_channels": 3, "qkv_bias": True},
+    "dinov3": {
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "num_channels": 3,
+        "rope_theta": 100.0,
+        "query_bias": True,
+        "key_bias": False,
+        "value_bias": True,
+        "proj_bias": True,
+        "mlp_bias": True,
+    },
+    "clip": {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_channels": 3},
 }
 """Settings that all published towers of a family share; recipes do not contain them."""
 _MODEL_PREFIX = re.compile(r"^(vision_model|dinov2|dinov2_with_registers)\.")
+_DINOV3_LAYER_PREFIX = re.compile(r"^(model\.)?layer\.")
 _DINOV2_RENAMES = (
     ("attention.attention.query.", "attention.q_proj."),
     ("attention.attention.key.", "attention.k_proj."),
@@ -66,6 +92,10 @@ _UNUSED_TENSORS = {
         r"text_model\.|logit_scale$|logit_bias$|head\.|classifier\.|post_layernorm\.|embeddings\.position_ids$"
     ),
     "dinov2": re.compile(r"layernorm\.|classifier\.|embeddings\.mask_token$"),
+    "dinov3": re.compile(r"norm\.|embeddings\.mask_token$|rope_embeddings\."),
+    "clip": re.compile(
+        r"text_model\.|logit_scale$|(text|visual)_projection\.|post_layernorm\.|(\w+\.)*embeddings\.position_ids$"
+    ),
 }
 """Tensors of published models that the features do not depend on, in addition to the last block."""
 
@@ -112,7 +142,16 @@ class Tower(nn.Module):
     def __init__(self, spec: TowerSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.embeddings, self.encoder = _siglip_modules(spec) if isinstance(spec, Siglip) else _dinov2_modules(spec)
+        match spec:
+            case Siglip():
+                self.embeddings, self.encoder = siglip_modules(spec)
+            case Dinov2():
+                self.embeddings, self.encoder = dinov2_modules(spec)
+            case Dinov3():
+                self.embeddings, self.encoder = dinov3_modules(spec)
+            case Clip():
+                self.embeddings, self.encoder = clip_modules(spec)
+                self.pre_layrnorm = nn.LayerNorm(spec.vit.width, eps=1e-5)  # spelled as in the files
 
     def forward(self, pixels: PixelBatch) -> ImageFeatures:
         """Outputs of the second-to-last block, patches row by row; no class token, no registers."""
@@ -120,61 +159,16 @@ class Tower(nn.Module):
         x = normalize_pixels(pixels, dtype, mean=spec.mean, std=spec.std)
         if isinstance(spec, Dinov2):
             return self.encoder(self.embeddings(x)).last_hidden_state[:, 1 + spec.registers :]
+        if isinstance(spec, Dinov3):
+            rotary = dinov3_rotary(self.encoder, x)
+            hidden = self.encoder(self.embeddings(x), position_embeddings=rotary).last_hidden_state
+            return hidden[:, 1 + spec.registers :]
+        if isinstance(spec, Clip):
+            x = self.pre_layrnorm(embed_clip(self.embeddings, x))
+            return self.encoder(inputs_embeds=x).last_hidden_state[:, 1:]
         embeddings = cast(Any, self.embeddings)
         patches = embeddings.patch_embedding(x).flatten(2).transpose(1, 2)
         return self.encoder(inputs_embeds=patches + embeddings.position_embedding.weight).last_hidden_state
-
-
-def siglip_vision_settings(vit: ViTSpec, *, layers: int) -> dict[str, Any]:
-    """Arguments of transformers' SiglipVisionConfig for the first `layers` blocks of a tower."""
-    return {
-        "num_hidden_layers": layers,
-        "hidden_size": vit.width,
-        "intermediate_size": vit.mlp_width,
-        "num_attention_heads": vit.heads,
-        "image_size": vit.image_size,
-        "patch_size": vit.patch_size,
-    }
-
-
-def _siglip_modules(spec: Siglip) -> tuple[nn.Module, nn.Module]:
-    from transformers import SiglipVisionConfig  # takes a second, which text-only steps save
-    from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
-
-    settings = siglip_vision_settings(spec.vit, layers=spec.vit.layers - 1)
-    config: Any = SiglipVisionConfig(**settings, attention_dropout=0.0)
-    config._attn_implementation = ATTENTION_IMPLEMENTATION
-    embeddings = SiglipVisionEmbeddings(config)
-    del embeddings.position_ids  # 0, 1, 2 ...: `Tower.forward` adds the whole position embedding
-    return embeddings, SiglipEncoder(config)
-
-
-def _dinov2_modules(spec: Dinov2) -> tuple[nn.Module, nn.Module]:
-    from transformers import Dinov2Config, Dinov2WithRegistersConfig  # takes a second
-    from transformers.models.dinov2 import modeling_dinov2 as plain
-    from transformers.models.dinov2_with_registers import modeling_dinov2_with_registers as registered
-
-    vit, registers = spec.vit, spec.registers
-    if vit.mlp_width % vit.width:
-        raise ModelError(f"DINOv2's MLP width is a multiple of its width. Got {vit.mlp_width} for {vit.width}.")
-    settings: dict[str, Any] = {
-        "num_hidden_layers": vit.layers - 1,
-        "hidden_size": vit.width,
-        "mlp_ratio": vit.mlp_width // vit.width,
-        "num_attention_heads": vit.heads,
-        "image_size": spec.position_grid_size * vit.patch_size,
-        "patch_size": vit.patch_size,
-        **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"), 0.0),
-    }
-    config: Any = Dinov2Config(**settings)
-    classes: Any = plain.Dinov2Embeddings, plain.Dinov2Encoder
-    if registers:
-        config = Dinov2WithRegistersConfig(**settings, num_register_tokens=registers)
-        classes = registered.Dinov2WithRegistersEmbeddings, registered.Dinov2WithRegistersEncoder
-    config._attn_implementation = ATTENTION_IMPLEMENTATION
-    embeddings: Any = classes[0](config)
-    embeddings.mask_token = None  # only used in DINOv2's own training
-    return embeddings, classes[1](config)
 
 
 class Encoder(nn.Module):
@@ -231,7 +225,7 @@ def load_encoder(spec: EncoderSpec, folders: Sequence[Path]) -> Encoder:
 def encoder_spec(folder: Path, name: str, fit: ImageFit) -> TowerSpec:
     """The spec of the tower in a folder of Hugging Face layout, its weights called `name`.
 
-    The image size of a DINOv2 is the one that it was trained on; change `vit.image_size` for another size.
+    The image size of a DINOv2 or DINOv3 is that of its configuration; change `vit.image_size` for another size.
     """
     model_type, settings = _read_config(folder)
     family, path = ENCODER_FAMILIES[model_type], folder / "config.json"
@@ -258,11 +252,16 @@ def encoder_spec(folder: Path, name: str, fit: ImageFit) -> TowerSpec:
         )
     except QuantityError as error:
         raise ModelError(f"{path}: {error}") from error
-    if family == "siglip":
-        tower: TowerSpec = Siglip(vit=vit, fit=fit, weights=weights)
-    else:
-        registers = setting("num_register_tokens") if model_type == "dinov2_with_registers" else 0
-        tower = Dinov2(vit=vit, fit=fit, registers=registers, position_grid_size=vit.grid_size, weights=weights)
+    registers = setting("num_register_tokens") if settings.get("num_register_tokens") else 0
+    match family:
+        case "siglip":
+            tower: TowerSpec = Siglip(vit=vit, fit=fit, weights=weights)
+        case "clip":
+            tower = Clip(vit=vit, fit=fit, weights=weights)
+        case "dinov3":
+            tower = Dinov3(vit=vit, fit=fit, registers=registers, weights=weights)
+        case _:
+            tower = Dinov2(vit=vit, fit=fit, registers=registers, position_grid_size=vit.grid_size, weights=weights)
     _check_processor(folder, tower)
     return tower
 
@@ -275,23 +274,23 @@ def unsupported_reason(model_type: object, reasons: Mapping[str, str]) -> str:
 
 def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
     """The model_type in config.json, and the tower's settings, with transformers' defaults for missing ones."""
-    from transformers import Dinov2Config, Dinov2WithRegistersConfig, SiglipVisionConfig  # takes a second
+    from transformers import AutoConfig  # takes a second
 
     config, path = _read_json(folder / "config.json"), folder / "config.json"
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in ENCODER_FAMILIES:
         reason = unsupported_reason(model_type, UNSUPPORTED_ENCODERS)
         names, actual = ", ".join(ENCODER_FAMILIES), f"{model_type!r}, {reason}" if reason else repr(model_type)
-        raise ModelError(f"{path}: wanted model_type {names}. Got {actual}. Name a SigLIP or DINOv2.")
+        raise ModelError(f"{path}: wanted model_type {names}. Got {actual}. Name a SigLIP, CLIP or DINO.")
     family = ENCODER_FAMILIES[model_type]
-    dino_config = Dinov2WithRegistersConfig if model_type == "dinov2_with_registers" else Dinov2Config
-    defaults = SiglipVisionConfig if family == "siglip" else dino_config
-    tower = (config.get("vision_config") or {}) if model_type == "siglip" else config
+    is_whole = model_type in ("siglip", "clip")
+    defaults = AutoConfig.for_model(f"{model_type}_vision_model" if is_whole else model_type)
+    tower = (config.get("vision_config") or {}) if is_whole else config
     if not isinstance(tower, dict):
         raise ModelError(f"{path}: wanted vision_config with settings. Got {tower!r}. Copy it again.")
-    settings: dict[str, Any] = defaults().to_dict() | cast(dict[str, Any], tower)
-    if settings.get("use_swiglu_ffn"):
-        raise ModelError(f"{path}: wanted a DINOv2 with a plain MLP. Got SwiGLU (giant). Use large, base or small.")
+    settings: dict[str, Any] = defaults.to_dict() | cast(dict[str, Any], tower)
+    if settings.get("use_swiglu_ffn") or settings.get("use_gated_mlp"):
+        raise ModelError(f"{path}: wanted a DINO with a plain MLP. Got SwiGLU (giant, huge). Use large, base or small.")
     if mismatches := _mismatches(FAMILY_SETTINGS[family], settings):
         raise ModelError(f"{path}: this is not a published {family}: {', '.join(mismatches)}. Name another folder.")
     return model_type, settings
@@ -343,7 +342,8 @@ def _check_processor(folder: Path, spec: TowerSpec) -> None:
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return
-    expected = {"image_mean": list(spec.mean), "image_std": list(spec.std), **_PROCESSOR_STEPS}
+    resample = 2 if spec.fit == "resize_bilinear" else 3
+    expected = {"image_mean": list(spec.mean), "image_std": list(spec.std), **_PROCESSOR_STEPS, "resample": resample}
     if mismatches := _mismatches(expected, expected | _read_json(path), _nearly_equal):
         raise ModelError(f"{path}: contradicts the spec: {'; '.join(mismatches)}. Use the encoder of the recipe.")
 
@@ -357,18 +357,20 @@ def _check_config(spec: TowerSpec, folder: Path) -> None:
 
 def _comparable_settings(spec: TowerSpec) -> dict[str, object]:
     settings: dict[str, object] = {"encoder": spec.TAG, **asdict(spec.vit)}
-    if isinstance(spec, Dinov2):
+    if isinstance(spec, (Dinov2, Dinov3)):
         del settings["image_size"]
-        settings |= {"registers": spec.registers, "table": spec.position_grid_size}
+        settings["registers"] = spec.registers
+    if isinstance(spec, Dinov2):
+        settings["table"] = spec.position_grid_size
     return settings
 
 
 def _load_tower_weights(tower: Tower, folder: Path) -> None:
     """Assign published tensors to a tower on the meta device; all that it needs, and no unknown ones."""
-    family = "siglip" if isinstance(tower.spec, Siglip) else "dinov2"
+    family = tower.spec.TAG
     stored, parameters = _open_tensors(folder), tower.state_dict()
     targets = {_canonical_name(name): name for name in parameters}
-    last_block = f"encoder.{'layers' if family == 'siglip' else 'layer'}.{tower.spec.vit.layers - 1}."
+    last_block = f"encoder.{'layers' if family in ('siglip', 'clip') else 'layer'}.{tower.spec.vit.layers - 1}."
     sources, extra = dict[str, str](), list[str]()
     for name in stored:
         canonical = _canonical_name(name)
@@ -400,7 +402,7 @@ def _open_tensors(folder: Path) -> StoredTensors:
 
 def _canonical_name(name: str) -> str:
     """The name in transformers' modules of a tensor of a published model, for any class it was saved from."""
-    name = _MODEL_PREFIX.sub("", name)
+    name = _DINOV3_LAYER_PREFIX.sub("encoder.layer.", _MODEL_PREFIX.sub("", name))
     for old, new in _DINOV2_RENAMES:
         name = name.replace(old, new)
     return name

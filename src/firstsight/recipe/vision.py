@@ -14,8 +14,11 @@ from firstsight.recipe.mixture import External, SyntheticCaptions
 from firstsight.recipe.spec import check_positive, spec
 from firstsight.units import Share
 
-ImageFit = Literal["resize", "letterbox"]
-"""How an image becomes a square: resized without keeping its aspect ratio, or padded with the encoder's mean colour."""
+ImageFit = Literal["resize", "letterbox", "resize_bilinear"]
+"""How an image becomes a square: resized without keeping its aspect ratio, or padded with the encoder's mean colour.
+
+Bicubic, as SigLIP, DINOv2 and CLIP were published; `resize_bilinear` is that of SigLIP 2 and DINOv3.
+"""
 RGBFloat = tuple[float, float, float]
 """Red, green, blue from 0 to 1."""
 RGBBytes = tuple[int, int, int]
@@ -24,7 +27,9 @@ RGBBytes = tuple[int, int, int]
 SIGLIP_MEAN_STD: RGBFloat = (0.5, 0.5, 0.5)
 IMAGENET_MEAN: RGBFloat = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGBFloat = (0.229, 0.224, 0.225)
-"""SigLIP's mean and standard deviation, and DINOv2's, of pixels from 0 to 1."""
+CLIP_MEAN: RGBFloat = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: RGBFloat = (0.26862954, 0.26130258, 0.27577711)
+"""Mean and standard deviation of SigLIP, of DINOv2 and DINOv3, and of CLIP, of pixels from 0 to 1."""
 
 
 def mean_color_bytes(mean: RGBFloat) -> RGBBytes:
@@ -137,7 +142,7 @@ class _Tower:
 
 @spec
 class Siglip(_Tower):
-    """A SigLIP tower."""
+    """A SigLIP tower, or one of SigLIP 2 at a fixed image size, which differs in its weights and in `fit`."""
 
     TAG: ClassVar = "siglip"
     weights: ContrastiveTraining | External
@@ -174,12 +179,63 @@ class Dinov2(_Tower):
 
 
 @spec
+class Dinov3(_Tower):
+    """A DINOv3 tower with registers; rotary positions of patches, so that it has no position embeddings."""
+
+    TAG: ClassVar = "dinov3"
+    mean: ClassVar[RGBFloat] = IMAGENET_MEAN
+    std: ClassVar[RGBFloat] = IMAGENET_STD
+    pad_color: ClassVar[RGBBytes] = mean_color_bytes(IMAGENET_MEAN)
+    registers: int
+    weights: External
+
+    def __post_init__(self) -> None:
+        if self.vit.width // self.vit.heads % 4:
+            raise QuantityError(
+                "rotary positions of rows and columns need a width of each head that is a multiple of 4. Got "
+                f"{self.vit.width // self.vit.heads}. Change heads or width."
+            )
+
+    def flops(self) -> int:
+        return self.vit.flops(1 + self.registers)
+
+    def parameters(self) -> int:
+        """Weights that are run: all blocks but the last, without the last norm; keys have no bias."""
+        vit = self.vit
+        embeddings = 3 * vit.patch_size**2 + 2 + self.registers
+        return (vit.layers - 1) * (vit.block_parameters() + vit.width) + embeddings * vit.width
+
+
+@spec
+class Clip(_Tower):
+    """A CLIP tower with quick GELU: a class token and a norm before the blocks, patch embeddings without bias."""
+
+    TAG: ClassVar = "clip"
+    mean: ClassVar[RGBFloat] = CLIP_MEAN
+    std: ClassVar[RGBFloat] = CLIP_STD
+    pad_color: ClassVar[RGBBytes] = mean_color_bytes(CLIP_MEAN)
+    weights: External
+
+    def flops(self) -> int:
+        return self.vit.flops(1)
+
+    def parameters(self) -> int:
+        """Weights that are run: all blocks but the last, without the last norm and the projections."""
+        vit = self.vit
+        embeddings = 3 * vit.patch_size**2 + vit.tokens + 4
+        return (vit.layers - 1) * vit.block_parameters() + embeddings * vit.width
+
+
+TowerSpec = Siglip | Dinov2 | Dinov3 | Clip
+
+
+@spec
 class FusedEncoders:
     """Two encoders with the same patch grid, concatenated on channels; the paper's order is SigLIP, DINOv2."""
 
     TAG: ClassVar = "fused_encoders"
-    first: Siglip | Dinov2
-    second: Siglip | Dinov2
+    first: TowerSpec
+    second: TowerSpec
 
     def __post_init__(self) -> None:
         first, second = ((tower.image_size, tower.grid_size, tower.fit) for tower in self.towers)
@@ -260,8 +316,7 @@ class PatchProjectionSpec:
         return 3 * self.patch_size**2 * self.width
 
 
-TowerSpec = Siglip | Dinov2
-EncoderSpec = Siglip | Dinov2 | FusedEncoders
+EncoderSpec = TowerSpec | FusedEncoders
 VisionSpec = EncoderSpec | PatchProjectionSpec
 
 

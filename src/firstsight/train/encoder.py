@@ -37,8 +37,8 @@ from firstsight.model.vision import (
     load_encoder,
     normalize_pixels,
     siglip_processor_config,
-    siglip_vision_settings,
 )
+from firstsight.model.vision_modules import siglip_vision_settings
 from firstsight.recipe.mixture import source_label
 from firstsight.recipe.schedule import Rewarm
 from firstsight.recipe.stages import Encode

@@ -23,7 +23,9 @@ from firstsight.site import Site
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-ENCODER_LAYERS = ("SiglipEncoderLayer", "Dinov2Layer", "Dinov2WithRegistersLayer")
+ENCODER_LAYERS = (
+    *("SiglipEncoderLayer", "CLIPEncoderLayer", "Dinov2Layer", "Dinov2WithRegistersLayer", "DINOv3ViTLayer"),
+)
 """Classes of transformers whose modules are sharded one by one, as the decoder's blocks are."""
 
 _mesh: DeviceMesh | None = None

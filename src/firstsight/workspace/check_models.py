@@ -12,7 +12,7 @@ from firstsight.plan.step import Step, field_differences
 from firstsight.recipe.mixture import External
 from firstsight.recipe.model import LMSpec, VLMSpec
 from firstsight.recipe.stages import Evaluate, Finetune, Midtrain, TrunkSegment
-from firstsight.recipe.vision import Dinov2, TowerSpec
+from firstsight.recipe.vision import Clip, Dinov2, Dinov3, TowerSpec
 from firstsight.site import Location, Site
 from firstsight.workspace.sources import as_request_error, checkpoint_files, encoder_files, tokenizer_file
 
@@ -20,8 +20,17 @@ _VIT = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, 
 _SIGLIP = {**_VIT, "intermediate_size": 3072, "patch_size": 16}
 _DINOV2 = {**_VIT, "mlp_ratio": 4, "patch_size": 14, "use_swiglu_ffn": False}
 _REGISTERS = {**_DINOV2, "patch_size": 16, "num_register_tokens": 4}
-SIGLIP_TYPES = ("siglip", "siglip_vision_model")
-ENCODER_DEFAULTS = {**dict.fromkeys(SIGLIP_TYPES, _SIGLIP), "dinov2": _DINOV2, "dinov2_with_registers": _REGISTERS}
+_DINOV3 = {**_SIGLIP, "hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+_CLIP = {**_SIGLIP, "patch_size": 32}
+_DINOV3 |= {"num_register_tokens": 0, "use_gated_mlp": False}
+SIGLIP_TYPES, CLIP_TYPES = ("siglip", "siglip_vision_model"), ("clip", "clip_vision_model")
+ENCODER_DEFAULTS = {
+    **dict.fromkeys(SIGLIP_TYPES, _SIGLIP),
+    **dict.fromkeys(CLIP_TYPES, _CLIP),
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": _REGISTERS,
+    "dinov3_vit": _DINOV3,
+}
 """transformers' default of each configuration field, by model_type: config.json lists only what differs from it."""
 
 
@@ -135,8 +144,11 @@ def encoder_mismatch(tower: TowerSpec, location: Location, name: str) -> str:
         types = ("dinov2_with_registers",) if tower.registers else ("dinov2",)
         shape |= {"image_size": tower.position_grid_size * patch, "mlp_ratio": vit.mlp_width / vit.width}
         shape |= {"use_swiglu_ffn": False} | ({"num_register_tokens": tower.registers} if tower.registers else {})
+    elif isinstance(tower, Dinov3):
+        types = ("dinov3_vit",)
+        shape |= {"intermediate_size": vit.mlp_width, "use_gated_mlp": False, "num_register_tokens": tower.registers}
     else:
-        types = SIGLIP_TYPES
+        types = CLIP_TYPES if isinstance(tower, Clip) else SIGLIP_TYPES
         shape |= {"image_size": vit.image_size, "intermediate_size": vit.mlp_width}
     if config["model_type"] not in types:
         return f"wanted model_type {' or '.join(types)}, got {config['model_type']}"
@@ -144,7 +156,7 @@ def encoder_mismatch(tower: TowerSpec, location: Location, name: str) -> str:
 
 
 def encoder_config(location: Location, name: str) -> dict[str, Any]:
-    """The configuration of an encoder with transformers' defaults; of a whole SigLIP model its vision tower's."""
+    """The configuration of an encoder with transformers' defaults; of a whole SigLIP or CLIP its vision tower's."""
     encoder_files(location, name)
     path = Path(location.path) / "config.json"
     try:

@@ -37,7 +37,10 @@ PUBLISHED = External(name="published", form="encoder", tokens=Tokens(0))
 ENCODERS: dict[str, VisionSpec] = {
     "siglip_so400m_384": models.siglip_so400m_384(PUBLISHED),
     "siglip_base_224": models.siglip_base_224(PUBLISHED),
+    "siglip2_so400m_384": models.siglip2_so400m_384(PUBLISHED),
+    "clip_large_336": models.clip_large_336(PUBLISHED),
     "dinov2_large_reg_384": models.dinov2_large_reg_384(PUBLISHED),
+    "dinov3_large_384": models.dinov3_large_384(PUBLISHED),
     "siglip_dinov2_384": models.siglip_dinov2_384(PUBLISHED, PUBLISHED),
     "patches_14_384": models.patches_14_384(2048),
 }

@@ -10,7 +10,7 @@ from functools import partial
 
 from firstsight.recipe.mixture import External
 from firstsight.recipe.model import Llama3Rope, LMSpec, Rope, llama_family_spec, openlm_spec
-from firstsight.recipe.vision import Dinov2, FusedEncoders, PatchProjectionSpec, Siglip, ViTSpec
+from firstsight.recipe.vision import Clip, Dinov2, Dinov3, FusedEncoders, PatchProjectionSpec, Siglip, ViTSpec
 
 NEOX_VOCAB_SIZE = 50_432
 """The paper's text embeddings: the GPT-NeoX tokenizer's vocabulary, rounded up."""
@@ -82,6 +82,23 @@ def dinov2_large_reg_384(weights: External) -> Dinov2:
     """
     vit = ViTSpec(layers=24, width=1024, heads=16, mlp_width=4096, image_size=384, patch_size=14)
     return Dinov2(vit=vit, fit="resize", registers=4, position_grid_size=37, weights=weights)
+
+
+def siglip2_so400m_384(weights: External) -> Siglip:
+    """google/siglip2-so400m-patch14-384: 729 tokens per image, width 1152."""
+    return replace(siglip_so400m_384(weights), fit="resize_bilinear")
+
+
+def clip_large_336(weights: External) -> Clip:
+    """openai/clip-vit-large-patch14-336, LLaVA-1.5's encoder: 576 tokens per image, width 1024."""
+    vit = ViTSpec(layers=24, width=1024, heads=16, mlp_width=4096, image_size=336, patch_size=14)
+    return Clip(vit=vit, fit="resize", weights=weights)
+
+
+def dinov3_large_384(weights: External) -> Dinov3:
+    """facebook/dinov3-vitl16-pretrain-lvd1689m on images of 384 pixels: 576 tokens, width 1024."""
+    vit = ViTSpec(layers=24, width=1024, heads=16, mlp_width=4096, image_size=384, patch_size=16)
+    return Dinov3(vit=vit, fit="resize_bilinear", registers=4, weights=weights)
 
 
 def siglip_dinov2_384(first: External, second: External) -> FusedEncoders:
