@@ -20,7 +20,7 @@ from typer.exceptions import TyperException
 
 from firstsight import __version__
 from firstsight.cli import terminal
-from firstsight.cli.checkpoint import ask, donors, export, import_weights, verify
+from firstsight.cli.checkpoint import ask, donors, export, fetch, import_weights, sources, verify
 from firstsight.cli.evaluate import answers, evaluate
 from firstsight.cli.prepare import prepare
 from firstsight.cli.score import score
@@ -35,7 +35,7 @@ STOPPED = 130
 OUTPUT_CLOSED = 141
 """The exit code where the reader of the output ended first, as `head` does: a shell's for SIGPIPE."""
 
-RESUMED = ("run", "prepare", "preview", "evaluate")
+RESUMED = ("run", "prepare", "preview", "evaluate", "fetch")
 """Commands that continue where they were stopped, as `next --run` and `doctor --repair` do."""
 NUMBER_ERROR = re.compile(r"Invalid value for '(--[\w-]+)': Input should be a valid (integer|number)")
 
@@ -86,7 +86,7 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
         study = requested_study(arguments[1:], as_option=as_option) if arguments[:1] == [name] else None
         app.command(name)(with_study(function, study, as_option=as_option))
     commands = {"prepare": prepare, "donors": donors, "import": import_weights, "export": export, "score": score}
-    commands["doctor"] = doctor
+    commands |= {"sources": sources, "fetch": fetch, "doctor": doctor}
     for name, function in commands.items():
         app.command(name)(function)
     data = typer.Typer(no_args_is_help=True, help="About prepared data and sample ledgers.")

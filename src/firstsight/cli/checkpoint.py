@@ -1,4 +1,4 @@
-"""The commands about checkpoints: ask, donors, import, export, data verify."""
+"""The commands about checkpoints and public data: ask, donors, import, export, sources, fetch, data verify."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import typer
 from firstsight.cli import terminal
 from firstsight.cli.study_options import RUNS, StoreOption
 from firstsight.cli.terminal import TerminalProgress
-from firstsight.errors import UnknownName
+from firstsight.errors import RequestError, UnknownName
+from firstsight.hub.public_data import data_table, public_data
 from firstsight.plan.verification import check_stored_folder
 from firstsight.recipe.scales.donors import public_run, run_lines, run_table
 from firstsight.recipe.study import Study
-from firstsight.units import parse_tokens
+from firstsight.units import parse_bytes, parse_tokens
 from firstsight.workspace.sources import as_request_error, current_site
 from firstsight.workspace.study_plan import align_table
 from firstsight.workspace.workspace import Workspace
@@ -48,6 +49,39 @@ def donors(
     Example: firstsight donors pythia-1.4b, then: firstsight plan when --donor pythia-1.4b
     """
     terminal.print_lines(run_lines(public_run(name)) if name else align_table(run_table()))
+
+
+def sources(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set, for its details; default: all.")] = "",
+) -> None:
+    """Show the data that the paper used and public stand-ins: form, size, licence, and whether it can be fetched.
+
+    With a name: how to get it, and the lines of the site file to paste. [S] is stated by the paper, [C] by its authors'
+    code or the publisher, [2] second-hand.
+    Example: firstsight sources cc12m
+    """
+    terminal.print_lines(public_data(name).lines() if name else align_table(data_table()))
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set that firstsight sources lists.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of the copy.")],
+    limit: Annotated[str, typer.Option(metavar="BYTES", help="The most bytes of files: 500MB, 10GB.")] = "10GB",
+) -> None:
+    """Copy the first files of a public data set, whole files of at most --limit bytes together; continues after a stop.
+
+    Only files of data are copied, and nothing in them is executed; fetch.json has the SHA-256 of each.
+    Example: firstsight fetch cc12m --limit 10GB --out data/cc12m
+    """
+    data = public_data(name)
+    if not data.url:
+        raise RequestError(f"{name}: wanted a data set whose files can be copied. Got one to get by hand: {data.get}.")
+    from firstsight.hub.fetch import fetch_files
+
+    with TerminalProgress().task(name) as on_progress:
+        copy = fetch_files(data.url, out, limit=parse_bytes(limit), pattern=data.pattern, on_progress=on_progress)
+    terminal.print_lines([*copy.lines(out), "", "Paste into the site file:", "", *data.site_lines(str(out.absolute()))])
 
 
 def import_weights(

@@ -27,9 +27,11 @@ class PublicData:
     get: str
     """How to get it."""
     url: str = ""
-    """The fsspec URL of its folder that `firstsight fetch` copies; empty where images have to be scraped or agreed to."""
+    """The fsspec URL of its folder that `firstsight fetch` copies; empty where images have to be scraped."""
     pattern: str = ""
-    """Which of its files have data: a pattern relative to the folder."""
+    """Which of the names of its files, relative to that folder, have data."""
+    file: str = ""
+    """The file that the site file names, where it is not the folder."""
     source: str = ""
     """The name that the paper's scales read it under; default: its own name."""
     settings: tuple[str, ...] = ()
@@ -37,7 +39,7 @@ class PublicData:
 
     def site_lines(self, out: str) -> tuple[str, ...]:
         """The lines of a site file that name the source, downloaded into the folder `out`."""
-        path = f"{out}/{self.pattern}" if self.pattern else out
+        path = f"{out}/{self.file}" if self.file else out
         return (
             f'[sources."{self.source or self.name}"]',
             f'path = "{path}"',
@@ -46,13 +48,14 @@ class PublicData:
 
     def lines(self) -> Iterator[str]:
         """All that is known of it, and the site-file lines to paste."""
+        out = "data/benchmarks" if self.form == "benchmarks" else f"data/{self.name}"
         yield f"{self.name}: {self.role}"
         yield f"form: {self.form}; {self.layout}"
         yield f"size: {self.size}; licence: {self.licence}"
         yield f"get it: {self.get}"
         if self.url:
-            yield f"or: firstsight fetch {self.name} --limit 10GB --out data/{self.name}"
-        yield from ("", "Paste into the site file:", "", *self.site_lines(f"data/{self.name}"))
+            yield f"or: firstsight fetch {self.name} --limit 10GB --out {out}"
+        yield from ("", "Paste into the site file:", "", *self.site_lines(out))
 
 
 NOT_VERIFIED = "see its card"
@@ -100,7 +103,7 @@ _SETS = (
         licence="CC-BY-4.0 [C]",
         get="hub: mlfoundations/dclm-baseline-1.0",
         url=_hub("mlfoundations/dclm-baseline-1.0"),
-        pattern="**/*.jsonl.zst",
+        pattern="*.jsonl.zst",
         source="dclm-mix",
     ),
     PublicData(
@@ -112,7 +115,7 @@ _SETS = (
         licence="CC-BY-4.0 [C]",
         get="hub: mlfoundations/dclm-baseline-1.0-parquet",
         url=_hub("mlfoundations/dclm-baseline-1.0-parquet"),
-        pattern="**/*.parquet",
+        pattern="*.parquet",
         source="dclm-mix",
     ),
     PublicData(
@@ -136,7 +139,6 @@ _SETS = (
         licence="Apple's licence of ml-mobileclip; images: their owners' [C]",
         get="captions: hub apple/DataCompDR-1B; images: img2dataset over mlfoundations/datacomp_1b, into tars of the "
         "same names",
-        pattern="*.tar",
         settings=('captions = "{out}-captions"',),
     ),
     PublicData(
@@ -148,7 +150,6 @@ _SETS = (
         licence="Apple's licence of ml-mobileclip; images: their owners' [C]",
         get="captions: hub apple/DataCompDR-12M; images: img2dataset over mlfoundations/DataComp-12M, into tars of the "
         "same names",
-        pattern="*.tar",
         source="datacomp-dr-1b",
         settings=('captions = "{out}-captions"',),
     ),
@@ -156,8 +157,8 @@ _SETS = (
         name="cc12m",
         role="paper: captions of Table 5 [S]; stand-in for DataComp-DR with its images in the tars",
         form="captions",
-        layout="tars of key.jpg, key.txt, key.json; 2,176 shards [C]",
-        size="10,968,539 images with alt-texts [C]",
+        layout="tars of key.jpg, key.txt, key.json; 2,176 shards [2]",
+        size="10,968,539 images with alt-texts [2]",
         licence="Conceptual 12M's; images: their owners' [C]",
         get="hub: pixparse/cc12m-wds",
         url=_hub("pixparse/cc12m-wds"),
@@ -171,8 +172,8 @@ _SETS = (
         layout="one JSON list of conversations; images of COCO, GQA, OCR-VQA, TextVQA and Visual Genome beside it",
         size="665,298 dialogues, of which 40,688 are text alone [C]",
         licence=NOT_VERIFIED,
-        get="dialogues: hub liuhaotian/LLaVA-Instruct-150K, llava_v1_5_mix665k.json; images: from their five publishers",
-        pattern="llava_v1_5_mix665k.json",
+        get="dialogues: hub liuhaotian/LLaVA-Instruct-150K, llava_v1_5_mix665k.json; images: their five publishers'",
+        file="llava_v1_5_mix665k.json",
         source="llava-v1.5-multimodal",
         settings=('pictures = "{out}/pictures"',),
     ),
@@ -184,7 +185,6 @@ _SETS = (
         size="141,047,697 documents, 353M images, 115B text tokens; 377 GB without images [C]",
         licence="CC-BY-4.0; images: their owners' [C]",
         get="tables: hub HuggingFaceM4/OBELICS; images: img2dataset over its URLs",
-        pattern="*.parquet",
         settings=('pictures = "{out}/pictures"',),
     ),
     _vision("vqav2", "questions and annotations of val2014", "214,354 questions [C]", "visualqa.org; COCO val2014"),
