@@ -238,6 +238,8 @@ COMMANDS = (
     "prepare",
     "data verify",
     "donors",
+    "sources",
+    "fetch",
     "import",
     "export",
     "doctor",

@@ -187,3 +187,17 @@ def test_fast_letterboxes_are_close_to_exact_on_real_photographs(
     differences = [np.abs(fast.astype(int) - exact).mean() for fast, exact in both]
     assert np.mean(differences) <= mean
     assert max(differences) <= worst
+
+
+def test_bilinear_pixels_equal_the_processor_of_siglip2() -> None:
+    """Oracle: transformers' SiglipImageProcessor with the resample=2 of SigLIP 2; `fast` differs by rounding."""
+    siglip = pytest.importorskip("transformers.models.siglip.image_processing_pil_siglip").SiglipImageProcessorPil
+    pixels = waves(90, 121)
+    processor = siglip(size={"height": 48, "width": 48}, resample=2)
+    expected = torch.as_tensor(np.asarray(processor(Image.fromarray(pixels))["pixel_values"][0]))
+    exact = decode_image(encode(pixels), 48, "resize_bilinear")
+    actual = normalize_pixels(torch.from_numpy(exact.copy())[None])[0]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+    fast = decode_image_fast(encode(pixels), 48, "resize_bilinear")
+    assert np.abs(fast.astype(int) - exact).max() <= 1
+    assert np.abs(decode_image(encode(pixels), 48).astype(int) - exact).max() > 1, "bicubic is another image"

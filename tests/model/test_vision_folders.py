@@ -129,7 +129,7 @@ def test_tensor_under_two_names_is_an_error(copy_folder: Callable[[str], Path]) 
         ("siglip, tower", {"layer_norm_eps": 1e-5}, "layer_norm_eps wanted 1e-06 got 1e-05"),
         ("siglip, tower", {"image_size": "16"}, "image_size as a whole number"),
         ("siglip, tower", {"image_size": [16, 32]}, "image_size as a whole number"),
-        ("siglip, tower", {"model_type": "clip"}, "'clip'"),
+        ("siglip, tower", {"model_type": "siglip2"}, "'siglip2'"),
     ],
 )
 def test_config_that_contradicts_the_recipe_is_an_error(

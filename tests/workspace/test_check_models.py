@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import Dinov2Config, Dinov2WithRegistersConfig, SiglipConfig, SiglipVisionConfig
+from transformers import (
+    CLIPVisionConfig,
+    Dinov2Config,
+    Dinov2WithRegistersConfig,
+    DINOv3ViTConfig,
+    SiglipConfig,
+    SiglipVisionConfig,
+)
 
 from firstsight.errors import RequestError
 from firstsight.plan.step import Step
@@ -15,7 +22,7 @@ from firstsight.recipe.mixture import External
 from firstsight.recipe.scales import get_scale
 from firstsight.recipe.scales.models import dinov2_large_reg_384, siglip_base_224, siglip_dinov2_384
 from firstsight.recipe.stages import Evaluate
-from firstsight.recipe.vision import Dinov2, ViTSpec
+from firstsight.recipe.vision import Clip, Dinov2, Dinov3, ViTSpec
 from firstsight.site import Location, Site
 from firstsight.units import Tokens
 from firstsight.workspace.check_models import check_models, encoder_mismatch
@@ -43,8 +50,11 @@ def encoder_folder(folder: Path, config: Any) -> Location:
 def test_missing_fields_have_the_defaults_of_transformers(tmp_path: Path) -> None:
     """Newer versions write only what differs from their defaults: an empty configuration equals a full one."""
     plain = ViTSpec(layers=12, width=768, heads=12, mlp_width=3072, image_size=224, patch_size=14)
+    small = replace(plain, width=384, heads=6, mlp_width=1536, patch_size=16)
     for config, tower in (
         (SiglipVisionConfig(), siglip_base_224(ONE)),
+        (CLIPVisionConfig(), Clip(vit=replace(plain, patch_size=32), fit="resize", weights=ONE)),
+        (DINOv3ViTConfig(), Dinov3(vit=small, fit="resize_bilinear", registers=0, weights=ONE)),
         (Dinov2Config(), Dinov2(vit=plain, fit="resize", registers=0, position_grid_size=16, weights=ONE)),
         (
             Dinov2WithRegistersConfig(),
