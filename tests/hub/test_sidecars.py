@@ -38,7 +38,7 @@ from tests.model.tiny_models import random_model
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"model_type": "clip_vision_model"}, "which normalises before its blocks"),
+        ({"model_type": "dinov3_convnext"}, "which is a convolutional network"),
         ({"model_type": "siglip2_vision_model"}, "whose images have any aspect ratio"),
         ({"model_type": "siglip", "vision_config": 3}, "wanted vision_config with settings. Got 3"),
         ({"patch_size": 0}, "wanted patch_size as a whole number above zero"),
@@ -56,13 +56,14 @@ def test_an_unsupported_encoder_is_named_with_file_and_reason(tmp_path: Path, ch
     assert str(caught.value).startswith(f"{file}: ") and expected in str(caught.value)
 
 
-def test_a_siglip_2_of_a_fixed_size_is_refused_for_its_resampling(tmp_path: Path) -> None:
+def test_a_siglip_2_of_a_fixed_size_is_resized_bilinearly_only(tmp_path: Path) -> None:
     """google/siglip2-base-patch16-512: model_type siglip, preprocessor_config.json with resample 2 (bilinear)."""
     write_published_tower(SIGLIP, tmp_path)
     file = tmp_path / "preprocessor_config.json"
     file.write_text(json.dumps({"image_processor_type": "SiglipImageProcessor", "resample": 2}))
     with pytest.raises(ModelError, match=rf"{file}: contradicts the spec: resample wanted 3 got 2"):
         encoder_spec(tmp_path, "mine", "resize")
+    assert encoder_spec(tmp_path, "mine", "resize_bilinear").vit == SIGLIP.vit
 
 
 @pytest.mark.parametrize("has_image", [True, False])
