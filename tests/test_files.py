@@ -115,6 +115,19 @@ def test_a_temporary_that_was_removed_before_it_was_locked_is_made_again(
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and count == 2
 
 
+def test_a_file_system_without_locks_has_no_abandoned_temporaries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    other = tmp_path / ".b.0123abcd.tmp"  # of a process that may live: nothing tells
+    other.touch()
+    write_atomic(tmp_path / "a", "content")
+    assert (tmp_path / "a").read_text() == "content" and other.exists()
+
+
 @given(content=st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()))
 def test_equal_json_has_equal_bytes(tmp_path_factory: pytest.TempPathFactory, content: dict[str, object]) -> None:
     path = tmp_path_factory.mktemp("folder", numbered=True) / "a.json"

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.chaos.command import Bench, needs, published, with_descendants
 from benchmarks.chaos.kills import Write
 from benchmarks.chaos.outcome import Ending, Outcome, settle
-from benchmarks.chaos.writes import WriteFault
+from benchmarks.chaos.writes import OWNER, WriteFault
 
 BATCH = 6
 """Damaged files of one store at once."""
@@ -103,7 +103,7 @@ def damages(store: Path, folders: Sequence[str], rng: random.Random, count: int)
         name = path.relative_to(store).as_posix()
         is_result = path.is_dir() and path.parent.name == "steps"
         if is_result or (path.is_file() and path.stat().st_size and not path.is_symlink()):
-            kinds.setdefault(re.sub(r"[0-9a-f]{12}|\d+", "#", name), []).append(name)
+            kinds.setdefault(re.sub(rf"{OWNER.pattern}|[0-9a-f]{{12}}|\d+", "#", name), []).append(name)
     names, chosen = sorted(kinds), list[Damage]()
     rng.shuffle(names)
     while names and len(chosen) < count:
@@ -223,7 +223,7 @@ def _snapshots(bench: Bench, writes: Sequence[Write]) -> Iterator[Path]:
     for address in graph:
         kinds.setdefault(address.split("-")[0], []).append(address)
     for kind, addresses in kinds.items():
-        paths = {address: f"work/{address}/" for address in addresses}
+        paths = {address: f"work/{address}.owner/" for address in addresses}
         counts = {address: sum(write[2].startswith(path) for write in writes) for address, path in paths.items()}
         faults = [
             WriteFault(role="worker", event="any", path=f"{paths[address]}*", number=number * 3 // 4)

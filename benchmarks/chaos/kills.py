@@ -83,7 +83,7 @@ def _series_by_step(bench: Bench, faults: Sequence[WriteFault]) -> Iterator[list
 
 def _address_of(fault: WriteFault) -> str:
     parts = fault.path.split("/")
-    return re.sub(r"\.(json|log|lock)$", "", parts[1]).strip(".") if len(parts) > 1 else ""
+    return re.sub(r"\.(json|log|lease|owner)$", "", parts[1]).strip(".") if len(parts) > 1 else ""
 
 
 def _judge_series(bench: Bench, faults: Sequence[WriteFault]) -> Iterator[Outcome]:

@@ -10,6 +10,8 @@ from typing import Literal
 
 from benchmarks.chaos.command import Attempt, Bench, published
 
+from firstsight.leases import owned_name
+
 Ending = Literal["same bytes", "named", "silent", "foreign", "stuck", "left over"]
 """same bytes: the same command ends with the bytes of the undisturbed run. named: it named the file and what to do, and
 that led to these bytes. The others are failures: used in silence, a traceback, no way on, or files left behind."""
@@ -43,7 +45,9 @@ def left_over(store: Path) -> str:
     """Temporary files, and working folders of steps that are published; empty if there are none."""
     names = [path.relative_to(store).as_posix() for path in store.rglob(".*")]
     names += [
-        f"work/{folder.name}" for folder in (store / "work").iterdir() if (store / "steps" / folder.name).exists()
+        f"work/{folder.name}"
+        for folder in (store / "work").iterdir()
+        if (store / "steps" / owned_name(folder)).exists()
     ]
     return ", ".join(sorted(names)[:6])
 

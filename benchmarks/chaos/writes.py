@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import time
@@ -73,6 +74,10 @@ class WritePlan:
         return observer.set_role
 
 
+OWNER = re.compile(r"[0-9a-f]{8}-\d+-[0-9a-f]{8}")
+"""The owner in the name of a lock or a working folder, which is another one in each run."""
+
+
 class _Observer:
     """Counts the writes of this process below the store, and carries out the faults of its role."""
 
@@ -101,7 +106,7 @@ class _Observer:
             return
         self.is_busy = True
         try:
-            self._observe(event, path.removeprefix(self.root))
+            self._observe(event, OWNER.sub("owner", path.removeprefix(self.root)))
         finally:
             self.is_busy = False
 

@@ -15,7 +15,8 @@
     │   └── DamagedResult     a stored result is not what was published
     ├── ModelError            weights, shapes or specs that contradict each other
     └── StepFailed            a step of a run failed (exit code 1)
-        └── Diverged          training met a loss or a gradient that is not finite
+        ├── Diverged          training met a loss or a gradient that is not finite
+        └── LeaseLost         another process has taken a step over
 """
 
 from __future__ import annotations
@@ -94,6 +95,10 @@ class Diverged(StepFailed):
 
 class LossSpike(Diverged):
     """Training met a loss above the limit that the site file sets; the update was not made."""
+
+
+class LeaseLost(StepFailed):
+    """Another process has taken a step over, because this one did not renew its lease; nothing was published."""
 
 
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|\d+ requested and \d+ written")

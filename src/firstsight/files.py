@@ -54,7 +54,8 @@ def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         file = temporary.open("xb")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(OSError):  # of a file system without locks, where it stays if its process is killed
+            fcntl.flock(file, fcntl.LOCK_EX)
         if _is_at(temporary, file.fileno()):
             return temporary, file
         file.close()  # removed by another process before it was locked

@@ -83,6 +83,8 @@ class Site:
     """GPUs of this machine that steps share out, `processes` for each step; 0: all steps take the first ones."""
     feature_bytes: ByteSize = 100 * 10**9
     """Room for stored features of published encoders in a folder of results; training computes others afresh."""
+    slurm: Mapping[str, str | int | float] = field(default_factory=dict[str, str | int | float])
+    """Parameters of the jobs that `--executor slurm` submits, by submitit's and sbatch's names."""
     readers: int = 1
     """Threads that prefetch training batches; processes that prepare shards."""
     track: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
     [machine]                   device, threads, compile, recompute, loss, save_every, cache, rows_at_once, readers,
                                 processes, shard_group, gpus, track, spike, collective_timeout, feature_bytes
+    [slurm]                     partition, account, timeout_min, mem_gb ...: parameters of submitit and of sbatch
     [limits]                    record, unpacked, file, settings, depth, picture, pixels, row_group, tokenizer ...
     [sources.NAME]              path, pictures, captions, columns, split, most_bad
 
@@ -48,12 +49,13 @@ def read_site(path: Path, *, defaults: Site | None = None) -> Site:
     Raises RequestError with file, key, wanted, got and the nearest known key.
     """
     document = _load_toml(path)
-    _check_keys(document, ("machine", "limits", "sources"), f"{path}:")
+    _check_keys(document, ("machine", "slurm", "limits", "sources"), f"{path}:")
     machine = _read_table(document.get("machine", {}), Site, path=path, header="[machine]")
     source_tables = _check_table(document.get("sources", {}), path, "[sources]")
     sources = {name: _read_location(name, table, path) for name, table in source_tables.items()}
     limits = _read_limits(document.get("limits", {}), path)
-    return replace(defaults or Site(), **machine, limits=limits, sources=sources)
+    slurm = _read_slurm(document.get("slurm", {}), path)
+    return replace(defaults or Site(), **machine, slurm=slurm, limits=limits, sources=sources)
 
 
 def source_entries_template(names: Mapping[str, str]) -> str:
@@ -84,6 +86,15 @@ def _read_limits(value: object, path: Path) -> Limits:
         except QuantityError as error:
             raise RequestError(f"{path}: {header} {key}: {error} Correct that line.") from error
     return Limits(**limits)
+
+
+def _read_slurm(value: object, path: Path) -> dict[str, str | int | float]:
+    table = _check_table(value, path, "[slurm]")
+    for key, entry in table.items():
+        if not isinstance(entry, (str, int, float)):
+            advice = "Correct that line."
+            raise RequestError(f"{path}: [slurm] {key}: wanted text, a number, true or false. Got {entry!r}. {advice}")
+    return table
 
 
 def _read_location(name: str, table: object, path: Path) -> Location:

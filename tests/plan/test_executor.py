@@ -45,7 +45,12 @@ def test_what_a_killed_attempt_left_is_not_published(tmp_path: Path) -> None:
     step = toy_steps.step("litter", "paper")
     graph = toy_steps.make_graph(arm=step)
     assert not toy_steps.run_graph(graph, tmp_path).ok
-    assert {path.name for path in (tmp_path / "work" / step.address).iterdir()} > {"text", "notes", "link", ".tmpF3x"}
+    assert {path.name for path in Store(tmp_path).work_path(step.address).iterdir()} > {
+        "text",
+        "notes",
+        "link",
+        ".tmpF3x",
+    }
     assert toy_steps.run_graph(graph, tmp_path).ok
     assert list(Store(tmp_path).provenance(step.address)["files"]) == ["text"]
     assert json.loads((Store(tmp_path).path(step.address) / "text").read_text()) == ["resume", "resume/point"]

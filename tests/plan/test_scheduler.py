@@ -152,6 +152,21 @@ def test_two_runs_on_one_store_do_every_step_once(tmp_path: Path, expected: dict
     assert toy_steps.published_digests(tmp_path) == expected
 
 
+def test_a_step_of_a_machine_that_disappeared_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler sees the lease expire; the worker, which has just begun, takes it over at once."""
+    monkeypatch.setattr("firstsight.leases.LEASE_SECONDS", 0.3)
+    step, store = toy_steps.step("write", "lonely"), Store(tmp_path)
+    owner = "0" * 8 + "-1-" + "0" * 8
+    store.lock_path(step.address).mkdir()
+    (store.lock_path(step.address) / owner).touch()
+    work = store.root / "work" / f"{step.address}.{owner}"
+    work.mkdir()
+    events = list[StepEvent]()
+    assert toy_steps.run_graph(toy_steps.make_graph(arm=step), tmp_path, events_out=events).published == (step,)
+    assert [event.kind for event in events] == ["started", "published"]
+    assert not list((tmp_path / "work").iterdir()) and not list((tmp_path / "locks").iterdir())
+
+
 def test_a_run_takes_over_a_step_that_another_run_unlocks(tmp_path: Path, expected: dict[str, str]) -> None:
     graph, store = toy_steps.diamond(), Store(tmp_path)
     first = graph.steps[0]

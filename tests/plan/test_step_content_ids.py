@@ -125,7 +125,8 @@ def test_an_adopted_folder_is_linked_not_copied(tmp_path: Path) -> None:
     (made / "manifest.json").write_text("{}")
     (made / ".manifest.json.0123abcd.tmp").write_text("{")
     store = Store(tmp_path / "runs")
-    leftover = store.work_folder(step.address) / "left by a killed run"
+    leftover = store.work_path(step.address) / "left by a killed run"
+    leftover.parent.mkdir()
     leftover.write_text("x")
     result = store.adopt(step, made, ANY_FILES)
     assert store.has(step.address) and store.verify(step.address) == ()

@@ -25,11 +25,19 @@ def step(name: str = "thing", **needs: Step) -> Step:
 
 
 def published(store: Store, step: Step) -> Path:
-    work = store.work_folder(step.address)
-    (work / "deep").mkdir()
-    (work / "deep" / "b.txt").write_text("two")
-    (work / "a.txt").write_text("one")
-    return store.publish(step, ANY_FILES, started=NOW)
+    with store.lock(step.address) as lease:
+        assert lease
+        work = store.work_folder(lease, step.address)
+        (work / "deep").mkdir()
+        (work / "deep" / "b.txt").write_text("two")
+        (work / "a.txt").write_text("one")
+        return store.publish(lease, step, ANY_FILES, started=NOW)
+
+
+def publish_work(store: Store, step: Step, handler: StepHandler) -> Path:
+    with store.lock(step.address) as lease:
+        assert lease and store.work_folder(lease, step.address)
+        return store.publish(lease, step, handler, started=NOW)
 
 
 def test_a_result_is_published_whole_with_its_provenance_outside(tmp_path: Path) -> None:
@@ -51,15 +59,20 @@ def test_a_result_is_published_whole_with_its_provenance_outside(tmp_path: Path)
 
 def test_an_empty_folder_is_not_a_result(tmp_path: Path) -> None:
     store, result_step = Store(tmp_path), step()
-    store.work_folder(result_step.address)
-    with pytest.raises(StepFailed, match="wanted all outputs"):
-        store.publish(result_step, ANY_FILES, started=NOW)
+    with store.lock(result_step.address) as lease, pytest.raises(StepFailed, match="wanted all outputs"):
+        assert lease and store.work_folder(lease, result_step.address)
+        store.publish(lease, result_step, ANY_FILES, started=NOW)
     assert not store.has(result_step.address)
 
 
 def test_the_working_folder_survives(tmp_path: Path) -> None:
-    (Store(tmp_path).work_folder("a-1") / "half").write_text("half")
-    assert (Store(tmp_path).work_folder("a-1") / "half").read_text() == "half"
+    for content in ("", "half"):
+        with Store(tmp_path).lock("a-1") as lease:
+            assert lease
+            file = Store(tmp_path).work_folder(lease, "a-1") / "half"
+            assert not content or file.read_text() == "half"
+            file.write_text("half")
+        assert (Store(tmp_path).work_path("a-1") / "half").read_text() == "half"
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "unexpected"])
@@ -81,7 +94,9 @@ def test_what_an_attempt_continues_from_stays_until_the_result_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, handler = Store(tmp_path / "runs"), StepHandler(function="", outputs=("model",), unfinished=("resume/**",))
-    work, result_step = store.work_folder(step().address), step()
+    result_step = step()
+    work = store.work_path(result_step.address)
+    work.mkdir()
     (work / "model").write_text("weights")
     (work / "resume").mkdir()
     (work / "resume" / "point.json").write_text("{}")
@@ -92,9 +107,9 @@ def test_what_an_attempt_continues_from_stays_until_the_result_has_its_name(
     with monkeypatch.context() as patched:
         patched.setattr("firstsight.plan.store._provenance_record", killed)
         with pytest.raises(KeyboardInterrupt):
-            store.publish(result_step, handler, started=NOW)
+            publish_work(store, result_step, handler)
     assert (work / "resume" / "point.json").is_file() and not store.has(result_step.address)
-    result = store.publish(result_step, handler, started=NOW)
+    result = publish_work(store, result_step, handler)
     assert [path.name for path in result.iterdir()] == ["model"]
     assert not list((tmp_path / "runs" / "work").iterdir())
     (tmp_path / "runs" / "work" / f".{result_step.address}.unfinished").mkdir()  # killed before it was removed
@@ -142,7 +157,7 @@ def test_the_last_failure_is_stored_until_the_step_succeeds(tmp_path: Path) -> N
 def test_one_holder_a_lock(tmp_path: Path) -> None:
     one, two = Store(tmp_path), Store(tmp_path)
     with one.lock("a-1") as is_first, two.lock("a-1") as is_second, two.lock("b-1") as is_other:
-        assert (is_first, is_second, is_other) == (True, False, True)
+        assert is_first and not is_second and is_other
         assert two.is_locked("a-1")
     assert not two.is_locked("a-1")
 

@@ -43,11 +43,13 @@ def publish(root: Path, files: dict[str, bytes], **needs: Step) -> Step:
     spec = External(name="thing", form="text", tokens=Tokens(0))
     step = Step(kind="named", spec=spec, needs=tuple(needs.items()), version=1)
     store = Store(root)
-    work = store.work_folder(step.address)
-    for name, content in files.items():
-        (work / name).parent.mkdir(exist_ok=True)
-        (work / name).write_bytes(content)
-    store.publish(step, ANY_FILES, started=datetime.now(UTC))
+    with store.lock(step.address) as lease:
+        assert lease
+        work = store.work_folder(lease, step.address)
+        for name, content in files.items():
+            (work / name).parent.mkdir(exist_ok=True)
+            (work / name).write_bytes(content)
+        store.publish(lease, step, ANY_FILES, started=datetime.now(UTC))
     return step
 
 

@@ -29,7 +29,7 @@ HANDLERS = {
     kind: StepHandler(function=f"toy_steps:{kind}", outputs=(output,))
     for kind, output in (
         *(("write", "text"), ("slow", "slices"), ("fail", "none"), ("die", "none"), ("empty", "none")),
-        *(("facts", "facts.json"), ("shout", "none")),
+        *(("facts", "facts.json"), ("shout", "none"), ("lost", "text"), ("preempted", "text")),
     )
 } | {"litter": StepHandler(function="toy_steps:litter", outputs=("text",), unfinished=("resume/**",))}
 SLICES = 30
@@ -131,8 +131,31 @@ def facts(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, 
     """Write the worker's process id, environment and limits."""
     variables = {"omp": "OMP_NUM_THREADS", "wait": "OMP_WAIT_POLICY", "kernels": "LRU_CACHE_CAPACITY"}
     environment = {name: os.environ[variable] for name, variable in variables.items()}
-    facts = {"pid": os.getpid(), "record": current_limits().record, **environment}
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    facts = {"pid": os.getpid(), "record": current_limits().record, "gpus": gpus, **environment}
     (out / "facts.json").write_text(json.dumps(facts))
+
+
+def lost(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
+    """The first attempt ends the process that started this worker, and with it the worker, as a lost machine does."""
+    _end_parent_once(out, signal.SIGKILL)
+    (out / "text").write_text(spec.name)
+
+
+def preempted(
+    spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback
+) -> None:
+    """The first attempt sends the signal by which SLURM announces the end of a job."""
+    _end_parent_once(out, signal.SIGUSR2)
+    (out / "text").write_text(spec.name)
+
+
+def _end_parent_once(out: Path, number: signal.Signals) -> None:
+    marker = out.parents[1] / "logs" / "attempted"
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getppid(), number)
+        time.sleep(600)
 
 
 if __name__ == "__main__":

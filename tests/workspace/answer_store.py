@@ -39,8 +39,10 @@ def store_step(out: Path, step: Step, write: Callable[[Path], object]) -> None:
     """Publish what `write` leaves in the step's folder, unless the step is stored."""
     store = Store(out)
     if not store.has(step.address):
-        write(store.work_folder(step.address))
-        store.publish(step, ANY_FILES, started=datetime.now(UTC))
+        with store.lock(step.address) as lease:
+            assert lease
+            write(store.work_folder(lease, step.address))
+            store.publish(lease, step, ANY_FILES, started=datetime.now(UTC))
 
 
 @pytest.fixture

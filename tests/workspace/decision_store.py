@@ -74,12 +74,15 @@ class DecisionStore:
         labels = {graph.final_step(label): label[label.index("start-") :] for label in graph.arms}  # without a part
         missing = missing_steps(graph, store)
         for step in (step for step in graph.steps if step in missing):
-            folder, started = store.work_folder(step.address), datetime.now(UTC) - timedelta(seconds=SECONDS)
-            (folder / "log.jsonl").write_text("")
-            if step in labels:
-                for name in ("scores.json", "answers.jsonl"):
-                    shutil.copy(effects.folder / labels[step] / name, folder)
-            store.publish(step, ANY_FILES, started=started)
+            started = datetime.now(UTC) - timedelta(seconds=SECONDS)
+            with store.lock(step.address) as lease:
+                assert lease
+                folder = store.work_folder(lease, step.address)
+                (folder / "log.jsonl").write_text("")
+                if step in labels:
+                    for name in ("scores.json", "answers.jsonl"):
+                        shutil.copy(effects.folder / labels[step] / name, folder)
+                store.publish(lease, step, ANY_FILES, started=started)
         return RunSummary(published=tuple(missing), skipped=(), failed=(), blocked=(), seconds=0.0)
 
 

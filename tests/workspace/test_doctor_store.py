@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from firstsight.cli.app import command
 from firstsight.errors import RequestError, StoreError
 from firstsight.files import file_lock
+from firstsight.leases import Owner
 from firstsight.plan.graph import Graph
 from firstsight.plan.step import STEP_VERSIONS, Step
 from firstsight.plan.store import Store
@@ -186,8 +189,7 @@ def test_what_was_computed_from_a_changed_file_is_computed_again(root: Path, tmp
         path = root / folder / PREPARE.address
         path = path if folder == "steps" else path.with_suffix(".json")
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (store.work_folder(PREPARE.address) / "wrong").write_text("from the changed texts")
-    store.publish(PREPARE, ANY_FILES, started=datetime.now(UTC))
+    publish_file(store, PREPARE, "wrong")
     (damage,) = check_store(root).damaged
     assert damage.outdated == damage.dependents == (PREPARE.address,)
     check = repair_store(root, site=Site(cache=tmp_path / "cache"), jobs=1)
@@ -213,18 +215,31 @@ def test_a_repair_that_was_killed_is_finished_by_the_next(
     assert repair_store(root, site=site, jobs=1).ok and result_digests(root) == before
 
 
+def publish_file(store: Store, step: Step, name: str) -> Path:
+    with store.lock(step.address) as lease:
+        assert lease
+        (store.work_folder(lease, step.address) / name).write_text(name)
+        return store.publish(lease, step, ANY_FILES, started=datetime.now(UTC))
+
+
 def test_leftovers_of_dead_processes_are_removed_and_unfinished_work_stays(root: Path) -> None:
-    work = Store(root).work_folder("unfinished-0123456789ab")
+    work = Store(root).work_path("unfinished-0123456789ab")
+    work.mkdir()
     (work / "half").write_text("half")
     for path in (root / "provenance" / ".x.json.01234567.tmp", work / ".y.0a1b2c3d.tmp", root / "logs" / ".keep"):
         path.write_text("")
     locks = root / "locks"
-    dead = [*locks.glob("*.lock"), locks / "dead.lock"]
-    dead[-1].write_text("")
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    owner = replace(Owner.new(), pid=killed.pid)
+    dead = [locks / "dead.lease", locks / f".half.lease.{owner}"]
+    for lock in dead:
+        lock.mkdir()
+        (lock / str(owner)).touch()
     living = root / "logs" / ".z.89abcdef.tmp"
-    with file_lock(locks / "living.lock", is_blocking=False), file_lock(living, is_blocking=False):
+    with Store(root).lock("living"), file_lock(living, is_blocking=False):
         check = check_store(root)
-        assert living.exists() and (locks / "living.lock").exists()
+        assert living.exists() and (locks / "living.lease").exists()
     assert check.ok and not any(path.exists() for path in dead)
     assert (work / "half").read_text() == "half" and not list(work.glob(".*")) and (root / "logs" / ".keep").exists()
     assert "removed: 2 temporary files" in check.notes[0]
@@ -264,8 +279,7 @@ def test_a_result_of_another_version_or_of_data_that_is_not_here_is_left_in_word
     store = Store(tmp_path)
     for version in (STEP_VERSIONS["prepare"], STEP_VERSIONS["prepare"] - 1):
         step = Step(kind="prepare", spec=spec, needs=needs, version=version, content_ids=ids)
-        (store.work_folder(step.address) / "index").write_text("index")
-        flip(store.publish(step, ANY_FILES, started=datetime.now(UTC)) / "index")
+        flip(publish_file(store, step, "index") / "index")
         if version == STEP_VERSIONS["prepare"]:
             with pytest.raises(RequestError, match=r"mine: wanted a path on this machine"):
                 repair_store(tmp_path, site=Site(), jobs=1)

@@ -10,9 +10,10 @@ import typer
 from firstsight.cli import terminal
 from firstsight.cli.study_options import RUNS, OutOption, StoreOption
 from firstsight.cli.terminal import TerminalProgress
-from firstsight.errors import RequestError, UnknownName
+from firstsight.errors import RequestError
 from firstsight.recipe.study import Study
 from firstsight.workspace.execute import with_processes
+from firstsight.workspace.executors import check_executor
 from firstsight.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def run(
     processes: Annotated[
         int | None, typer.Option(metavar="N", help="Processes of every training step; default: the site's.")
     ] = None,
-    executor: Annotated[str, typer.Option(help="What runs the steps: local.")] = "local",
+    executor: Annotated[str, typer.Option(help="What runs the steps: local, slurm or ray.")] = "local",
     until_decided: Annotated[
         bool, typer.Option("--until-decided", help="Add seeds until all claims are decided.")
     ] = False,
@@ -63,18 +64,19 @@ def run(
     Stop it at any time; the same command resumes it. --until-decided continues a study that is stored.
     Example: firstsight run when --scale cpu
     """
-    if executor != "local":
-        raise UnknownName("executor", executor, ["local"])
+    check_executor(executor)
     if until_decided != (budget is not None):
         raise RequestError(
             "--until-decided and --budget belong together. Got one of them. Write --until-decided --budget 8h."
         )
+    if budget is not None and executor != "local":
+        raise RequestError(f"--until-decided: wanted --executor local. Got {executor}. Run it on one machine.")
     workspace = Workspace(out)
     if processes is not None:
         workspace = Workspace(out, with_processes(workspace.site, processes))
     if budget is not None:
         _decide(workspace, study, budget=budget, max_runs=None, jobs=jobs)
-    summary = workspace.run(study, jobs=jobs, on_progress=TerminalProgress())
+    summary = workspace.run(study, jobs=jobs, executor=executor, on_progress=TerminalProgress())
     terminal.print_lines(summary.lines())  # before the report, which may fail too where the disk is full
     results = workspace.results(study, summary=summary)
     _write_report(results)

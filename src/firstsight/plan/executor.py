@@ -1,7 +1,7 @@
 """The executor: reused worker processes that run one job at a time and end with their parent.
 
-A worker locks its step and publishes the result itself. So even if the parent is killed, no other process can work on a
-step while a worker still writes to it, and hashing and syncing run in parallel too.
+A worker owns its step's lock and publishes the result itself. So even if the parent is killed, no other process can
+work on a step while a worker still writes to it, and hashing and syncing run in parallel too.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
-from firstsight.errors import describe_error
+from firstsight.errors import LeaseLost, describe_error
+from firstsight.leases import Lease, LockState
 from firstsight.limits import apply_limits
 from firstsight.plan.step import Step
 from firstsight.plan.step_handler import StepHandler
@@ -47,6 +48,8 @@ class StepJob:
     inputs: Mapping[str, Path]
     site: Site
     store_root: Path
+    expired: LockState | None = None
+    """What the scheduler has seen for so long in the step's lock that its lease has expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,24 @@ class StepReport:
 
     address: str
     state: Literal["progress", "published", "already_published", "busy", "failed"]
-    """already_published: the store had it before this job began; busy: another process has locked the step."""
+    """already_published: the store had it before this job began; busy: another process owns the step."""
     progress: Progress | None = None
     reason: str = ""
+
+
+@runtime_checkable
+class StepExecutor(Protocol):
+    """What runs steps: worker processes of this machine, or jobs of a cluster that start such a process elsewhere."""
+
+    workers: int
+    """At most so many steps run at once."""
+
+    def submit(self, job: StepJob) -> None:
+        """Start `job`, at the latest in the next call of `wait`."""
+
+    def wait(self, timeout: float) -> list[StepReport]:
+        """The reports since the last call; waits about `timeout` seconds where there is none."""
+        ...
 
 
 class LocalExecutor:
@@ -177,8 +195,8 @@ def _redirect_output(log_fd: int) -> None:
 def _run_job(job: StepJob, connection: Connection) -> StepReport:
     store, address = Store(job.store_root), job.step.address
     error_capture = _ErrorCapture(store.root)
-    with error_capture, store.lock(address) as is_locked:
-        if not is_locked:
+    with error_capture, store.lock(address, expired=job.expired) as lease:
+        if lease is None:
             return StepReport(address, "busy")
         if store.has(address):
             return StepReport(address, "already_published")
@@ -189,27 +207,28 @@ def _run_job(job: StepJob, connection: Connection) -> StepReport:
             if path.parent == store.root / "steps":
                 store.check_result(path.name)
         function: Callable[..., None] = pkgutil.resolve_name(job.handler.function)
-        out = store.work_folder(address)
+        out = store.work_folder(lease, address)
         job.handler.clear(out)
         with MetricsWriter(store.root, address, job.site.track) as metrics:
-            on_progress = _ProgressSender(connection, address, metrics)
+            on_progress = _ProgressSender(connection, address, lease=lease, metrics=metrics)
             function(job.step.spec, inputs=job.inputs, out=out, site=job.site, on_progress=on_progress)
-        store.publish(job.step, job.handler, started=started)
+        store.publish(lease, job.step, job.handler, started=started)
         return StepReport(address, "published")
-    return StepReport(address, "failed", reason=error_capture.reason)
+    return StepReport(address, "busy" if error_capture.is_taken_over else "failed", reason=error_capture.reason)
 
 
 class _ErrorCapture:
     """Catches the error of a handler: its traceback goes to the log, its message into `reason`."""
 
     def __init__(self, place: Path) -> None:
-        self.reason, self._place = "", place
+        self.reason, self.is_taken_over, self._place = "", False, place
 
     def __enter__(self) -> _ErrorCapture:
         return self
 
     def __exit__(self, error_type: object, error: BaseException | None, trace: object) -> bool:
         if error is not None:
+            self.is_taken_over = isinstance(error, LeaseLost)
             self.reason = describe_error(error, place=self._place)
             with suppress(OSError):  # of a full disk
                 traceback.print_exception(error)
@@ -218,12 +237,15 @@ class _ErrorCapture:
 
 class _ProgressSender:
     """Sends progress to the parent, at most every REPORT_INTERVAL seconds, always the last one and notes; records of
-    metrics are written here."""
+    metrics are written here. LeaseLost once another process has taken the step over."""
 
-    def __init__(self, connection: Connection, address: str, metrics: MetricsWriter) -> None:
-        self._connection, self._address, self._metrics, self._last_sent = connection, address, metrics, 0.0
+    def __init__(self, connection: Connection, address: str, *, lease: Lease, metrics: MetricsWriter) -> None:
+        self._connection, self._address, self._lease, self._metrics = connection, address, lease, metrics
+        self._last_sent = 0.0
 
     def __call__(self, progress: Progress) -> None:
+        if self._lease.is_lost:
+            self._lease.check()
         if progress.record:
             self._metrics.write(progress.record)
             progress = replace(progress, record={})

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from firstsight.errors import RequestError, StepFailed
-from firstsight.plan.executor import LocalExecutor, StepJob, StepReport
+from firstsight.leases import expired_state
+from firstsight.plan.executor import StepExecutor, StepJob, StepReport
 from firstsight.plan.graph import Graph
 from firstsight.plan.remaining_time import RemainingTime, expected_seconds
 from firstsight.plan.step import Step
@@ -100,7 +101,7 @@ def run(
     store: Store,
     *,
     site: Site,
-    executor: LocalExecutor,
+    executor: StepExecutor,
     handlers: Mapping[str, StepHandler],
     on_event: EventCallback,
 ) -> RunSummary:
@@ -116,7 +117,9 @@ def run(
         scheduler.poll_other_runs()
         while len(scheduler.running) < executor.workers and (step := scheduler.start_next()) is not None:
             inputs = {role: result_path(parent, store, site) for role, parent in step.needs}
-            executor.submit(StepJob(step, handlers[step.kind], inputs=inputs, site=site, store_root=store.root))
+            expired = expired_state(store.lock_path(step.address))
+            handler = handlers[step.kind]
+            executor.submit(StepJob(step, handler, inputs=inputs, site=site, store_root=store.root, expired=expired))
         for report in executor.wait(POLL_SECONDS) if scheduler.running or scheduler.in_other_runs else ():
             scheduler.handle_report(report)
     return scheduler.summary()

@@ -39,6 +39,8 @@ STEP_VERSIONS: dict[str, int] = {
 }
 """Version of each kind of step; to be raised when its handler writes other bytes for the same spec."""
 
+TRAINING_KINDS = ("pretrain", "midtrain", "finetune")
+"""Kinds of steps that train the decoder, in one process or in several."""
 ContentIds = Mapping[str, str]
 """The digest of each external source, by `content_key`."""
 

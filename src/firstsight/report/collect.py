@@ -16,14 +16,13 @@ from firstsight.evaluate.result_files import ANSWERS_FILE, Scores, read_scores
 from firstsight.plan.graph import Graph
 from firstsight.plan.scheduler import RunSummary, last_line
 from firstsight.plan.schedules import early_evaluation, planned_rates
-from firstsight.plan.step import Step
+from firstsight.plan.step import TRAINING_KINDS, Step
 from firstsight.plan.store import Store
 from firstsight.recipe.schedule import LRSchedule, ResolvedSchedule, schedule_text
 from firstsight.recipe.study import Arm, Study
 from firstsight.report.answers import read_answers
 from firstsight.report.results import ArmResult, StageKind, StageLog, read_achieved_file, read_training_log
 
-TRAINING_KINDS = ("pretrain", "midtrain", "finetune")
 READ_FILES: Mapping[str, Sequence[str] | None] = {
     **dict.fromkeys(TRAINING_KINDS, ("log.jsonl", "achieved.json")),
     **dict.fromkeys(("evaluate", "benchmarks"), None),

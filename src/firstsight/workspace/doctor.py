@@ -33,7 +33,12 @@ from firstsight.workspace.sources import RECORD_FORMS, current_site, find_site_f
 FindingState = Literal["ok", "note", "missing"]
 
 GB = 10**9
-EXTRAS = {"lm_eval": ("eval", "text tasks at the paper's scale"), "s3fs": ("s3", "data on s3://")}
+EXTRAS = {
+    "lm_eval": ("eval", "text tasks at the paper's scale"),
+    "s3fs": ("s3", "data on s3://"),
+    "submitit": ("slurm", "steps as jobs of SLURM"),
+    "ray": ("ray", "steps on a Ray cluster"),
+}
 """Optional modules: the extra that installs each, and what it is for."""
 FORMS_TO_TRY: tuple[ExternalForm, ...] = ("captions", "interleaved", "dialogues", "text")
 """The order in which forms are tried on data whose form is not declared."""

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from firstsight.errors import DamagedResult, RequestError, StoreError
 from firstsight.files import is_temporary, link_or_copy, remove_if_unlocked, write_json
+from firstsight.leases import owned_name, remove_if_ended
 from firstsight.plan.graph import Graph, with_ancestors
 from firstsight.plan.scheduler import EXTERNAL_KIND
 from firstsight.plan.step import STEP_VERSIONS, SYNTHETIC_SUFFIX, Step
@@ -195,9 +196,9 @@ def _notes(store: Store, records: Collection[str]) -> Iterator[str]:
         for file in folder.rglob(".*.tmp")
         if is_temporary(file) and file.is_file()
     )
-    work = sorted(path.name for path in (store.root / "work").iterdir())
+    work = sorted({owned_name(path) for path in (store.root / "work").iterdir()})
     running = [name for name in work if store.is_locked(name)]
-    locks = sum(remove_if_unlocked(file) for file in (store.root / "locks").glob("*.lock"))
+    locks = sum(remove_if_ended(lock) for lock in (store.root / "locks").iterdir())
     if temporaries or locks:
         yield f"removed: {temporaries} temporary files and {locks} locks of processes that have ended"
     if running:
@@ -307,8 +308,8 @@ def _set_aside(store: Store, address: str, *, keep_record: bool) -> Path | None:
     check, result = ResultCheck(store.root, address), store.path(address)
     numbered = (store.root / DAMAGED_FOLDER / f"{address}.{number}" for number in range(1, 1000))
     target = next(path for path in numbered if not path.exists())
-    with store.lock(address) as is_locked:
-        if not is_locked:
+    with store.lock(address) as lease:
+        if lease is None:
             raise RequestError(f"{address}: another process works on this step. Wait for it, then repair again.")
         if not os.path.lexists(result):
             return None

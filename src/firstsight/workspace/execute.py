@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from firstsight.errors import QuantityError
-from firstsight.plan.executor import LocalExecutor
 from firstsight.plan.graph import Graph
 from firstsight.plan.scheduler import RunSummary, missing_steps, run
 from firstsight.plan.step import Step
@@ -15,6 +14,7 @@ from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
 from firstsight.resume_folder import UNFINISHED_FILES
 from firstsight.site import Site
+from firstsight.workspace.executors import start_executor
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
 from firstsight.workspace.sources import check_machine, download_models, external_sources
 
@@ -75,18 +75,28 @@ HANDLERS: dict[str, StepHandler] = {
 
 
 def run_graph(
-    graph: Graph, store: Store, *, site: Site, jobs: int | None = None, display: ProgressDisplay = NO_DISPLAY
+    graph: Graph,
+    store: Store,
+    *,
+    site: Site,
+    jobs: int | None = None,
+    executor: str = "local",
+    display: ProgressDisplay = NO_DISPLAY,
 ) -> RunSummary:
     """Run the steps of a graph that are not stored, `jobs` at once (default: one a core, or one on a GPU).
 
-    KeyboardInterrupt ends the worker processes; the next run resumes their steps.
+    On a cluster (`executor`: slurm or ray) all that are ready, by default. KeyboardInterrupt ends the worker processes;
+    the next run resumes their steps.
     """
     site = download_models(external_sources(graph), site)
-    jobs = worker_count(site, jobs)
-    if missing_steps(graph, store):
-        check_machine(site)
-    with LocalExecutor(jobs, site) as executor, display.steps(len(graph.steps)) as on_event:
-        return run(graph, store, site=site, executor=executor, handlers=HANDLERS, on_event=on_event)
+    if executor == "local":
+        jobs = worker_count(site, jobs)
+        if missing_steps(graph, store):
+            check_machine(site)
+    workers = jobs or max(1, len(graph.steps))
+    steps = start_executor(executor, workers=workers, site=site, store=store)
+    with steps as running, display.steps(len(graph.steps)) as on_event:
+        return run(graph, store, site=site, executor=running, handlers=HANDLERS, on_event=on_event)
 
 
 def worker_count(site: Site, jobs: int | None) -> int:

@@ -36,8 +36,8 @@ def prepare_source(job: Prepare, *, tokenizer_path: Path, site: Site, out: Path,
     store = Store(out)
     folder = prepared_folder(job.source, tokenizer_path=tokenizer_path, out=out, site=site)
     folder.mkdir(parents=True, exist_ok=True)
-    with store.lock(f"sources-{folder.name}") as has_lock:
-        if not has_lock:
+    with store.lock(f"sources-{folder.name}") as lease:
+        if lease is None:
             raise RequestError(f"{folder}: another process prepares this source. Wait for it, or choose another --out.")
         prepare(job, inputs={"tokenizer": tokenizer_path}, out=folder, site=site, on_progress=on_progress)
     return folder

@@ -21,12 +21,12 @@ from firstsight.plan import estimate
 from firstsight.plan.graph import render_tree
 from firstsight.plan.scheduler import EXTERNAL_KIND, RunSummary
 from firstsight.plan.schedules import stage_table, training_lines
-from firstsight.plan.step import Step, differences_of_pairs
+from firstsight.plan.step import TRAINING_KINDS, Step, differences_of_pairs
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import SyntheticBenchmarks
 from firstsight.recipe.study import Study
 from firstsight.report.analysis import StudyAnalysis
-from firstsight.report.collect import TRAINING_KINDS, collect_results, planned_stages
+from firstsight.report.collect import collect_results, planned_stages
 from firstsight.report.power import combined_power_report, power_report
 from firstsight.report.results import (
     MAX_COMPARED_ARMS,
@@ -270,7 +270,7 @@ def run_state(stored: StoredStudy) -> RunState:
     store = stored.open_store()
     steps = [step for step in stored.graph.steps if step.kind != EXTERNAL_KIND]
     missing = [step for step in steps if not store.has(step.address)]
-    running = (_running_text(step, store.root / "work" / step.address) for step in missing)
+    running = (_running_text(step, store.work_path(step.address)) for step in missing)
     return RunState(stored=len(steps) - len(missing), total=len(steps), running=tuple(filter(None, running)))
 
 

@@ -18,6 +18,7 @@ from firstsight.recipe.study import Study
 from firstsight.site import Site
 from firstsight.workspace import resolve, sources
 from firstsight.workspace.execute import run_graph
+from firstsight.workspace.executors import check_executor
 from firstsight.workspace.prepare import PreparedSource, request_preparation
 from firstsight.workspace.progress import ProgressDisplay, progress_display
 from firstsight.workspace.study_graph import StoredStudy, prepare_study
@@ -76,16 +77,20 @@ class Workspace:
 
         return learning_rates(self.stored(study), None if path is None else Path(path))
 
-    def run(self, study: Study, *, jobs: int | None = None, on_progress: OnProgress = None) -> RunSummary:
+    def run(
+        self, study: Study, *, jobs: int | None = None, executor: str = "local", on_progress: OnProgress = None
+    ) -> RunSummary:
         """Run every step that is not stored yet, `jobs` at once (default: one a core, or one on a GPU).
 
+        `executor`: local (processes of this machine), slurm or ray. MissingPackage where its package is not installed.
         A failed step stops only the steps that need it; `RunSummary.ok` is False then, and `RunSummary.check` raises.
         After KeyboardInterrupt, or if the process is killed, the same call resumes.
         """
+        check_executor(executor)
         display = progress_display(on_progress)
         stored = self.stored(study)
         store, graph = prepare_study(stored, jobs=jobs, display=display)
-        return run_graph(graph, store, site=stored.site, jobs=jobs, display=display)
+        return run_graph(graph, store, site=stored.site, jobs=jobs, executor=executor, display=display)
 
     def next(self, study: Study, *, budget: str | float = "2h", jobs: int | None = None) -> NextRuns:
         """Which arms and seeds to run next, so that the open claims are decided at the least cost; nothing is run.
