@@ -69,11 +69,13 @@ def test_alike_steps_are_one_array_with_the_resources_of_the_site(
 ) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name, text in {
+    scripts = {
         "srun": "",
-        "sbatch": f'cat "$1" >> {tmp_path}/batch; echo Submitted batch job 7',
         "sacct": "",
-    }.items():
+        "sbatch": f"cat $1 >> {tmp_path}/batch; echo Submitted batch job 7",
+        "scancel": f"echo $1 >> {tmp_path}/cancelled",
+    }
+    for name, text in scripts.items():
         (tools / name).write_text(f"#!/bin/sh\n{text}\n")
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
@@ -84,6 +86,7 @@ def test_alike_steps_are_one_array_with_the_resources_of_the_site(
             step, handler = toy_steps.step(kind, name), toy_steps.HANDLERS["write"]
             executor.submit(StepJob(step, handler, inputs={}, site=site, store_root=store.root))
         executor.wait(0.0)
+    assert (tmp_path / "cancelled").read_text().split() == ["7_0", "7_1", "7"]
     text = (tmp_path / "batch").read_text()
     array, single = (set(re.findall(r"^#SBATCH --(.*)$", part, re.MULTILINE)) for part in text.split("#!/bin/bash")[1:])
     shared = {"partition=long", "mem=64GB", "time=90", "account=vision", "nodes=1", "ntasks-per-node=1"}
