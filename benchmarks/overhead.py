@@ -81,7 +81,8 @@ def measure(shape: str, steps: int, *, threads: int, folder: Path) -> tuple[floa
     step = next(step for step in graph.steps if step.kind == "pretrain")
     store, site = Store(folder / "runs"), Site(threads=threads, cache=folder / "cache", save_every=1e6)
     inputs, watch = {role: run_step(parent, store, site=site) for role, parent in step.needs}, Stopwatch()
-    out = store.work_folder(step.address)
+    out = folder / "out"
+    out.mkdir()
     optimizer_step = watch.timed(torch.optim.AdamW.step)
     with (
         patch.object(loop, "_sum_gradients", watch.timed(loop._sum_gradients, starts_step=True)),
