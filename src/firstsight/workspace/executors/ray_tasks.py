@@ -26,7 +26,8 @@ class RayExecutor:
         if self._is_own:
             ray.init(log_to_driver=False, logging_level="error", configure_logging=False)
         # Ray wants a generator function, which `run_here` is not once a run-time type checker has wrapped it.
-        self._task = ray.remote(num_returns="streaming", max_retries=0)(lambda job: (yield from run_here(job)))
+        stream = ray.remote(num_returns="streaming", max_retries=0)
+        self._task = stream(lambda job: (yield from run_here(job)))  # pyright: ignore[reportReturnType]
         self._running: dict[str, tuple[StepJob, Any]] = {}
         self._losses = Losses()
 
