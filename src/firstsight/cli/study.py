@@ -10,7 +10,7 @@ import typer
 from firstsight.cli import terminal
 from firstsight.cli.study_options import RUNS, OutOption, StoreOption
 from firstsight.cli.terminal import TerminalProgress
-from firstsight.errors import RequestError
+from firstsight.errors import RequestError, StoreError
 from firstsight.recipe.study import Study
 from firstsight.workspace.execute import with_processes
 from firstsight.workspace.executors import check_executor
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 def plan(
     study: Study,
     *,
-    device: Annotated[str | None, typer.Option(help="Device to estimate; default: cpu or h100, by scale.")] = None,
-    utilisation: Annotated[float, typer.Option(help="Part of the device's peak that training reaches.")] = 0.4,
+    device: Annotated[str | None, typer.Option(help="Device to estimate; default: the scale's.")] = None,
+    utilisation: Annotated[
+        float | None, typer.Option(help="Part of the device's peak that training reaches; default: the scale's.")
+    ] = None,
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the learning rates into this file: .svg or .png.")
     ] = None,
@@ -207,9 +209,18 @@ def power(
 ) -> None:
     """How many seeds or questions are needed to detect a difference between two arms, from a study's stored results.
 
+    Before two seeds are stored, from the noise that the scale assumes, where it does.
     Example: firstsight power when --effect 2
     """
-    results = Workspace(out).results(study)
+    workspace = Workspace(out)
+    try:
+        results = workspace.results(study)
+    except StoreError:
+        if (assumed := workspace.assumed_power(study, effect, kind=kind, power=power)) is None:
+            raise
+        terminal.print_lines(assumed[0])
+        terminal.print_table(assumed[1])
+        return
     lines, table = results.power(effect, kind=kind, power=power)
     terminal.print_lines([*results.problem_lines(), *lines])
     terminal.print_table(table)

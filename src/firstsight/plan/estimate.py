@@ -248,8 +248,8 @@ def _item_count(source: Any) -> int:
 
 def _evaluate_cost(spec: Evaluate, model: LMSpec | VLMSpec | None) -> ComputeCost:
     """Each vision question is run with its image and, blind, without it; by every model that the step evaluates."""
-    vision_questions = sum(_question_count(spec, task) for task in spec.vision_tasks)
-    calls = vision_questions * 2 + sum(_question_count(spec, task) for task in spec.text_tasks)
+    vision_questions = sum(question_count(spec, task) for task in spec.vision_tasks)
+    calls = vision_questions * 2 + sum(question_count(spec, task) for task in spec.text_tasks)
     calls, vision_questions = calls * spec.evaluated_models, vision_questions * spec.evaluated_models
     if model is None:
         return ComputeCost(items=calls, note="unknown: the FLOPs of a model of others")
@@ -261,10 +261,12 @@ def _evaluate_cost(spec: Evaluate, model: LMSpec | VLMSpec | None) -> ComputeCos
     return ComputeCost(flops=flops, items=calls, note=f"estimate: {QUESTION_TOKENS} tokens per question")
 
 
-def _question_count(spec: Evaluate, task: str) -> int:
+def question_count(spec: Evaluate, task: str) -> int:
+    """Questions of a vision task, as published or fewer where a subset is declared; estimated calls of a text task."""
     if isinstance(spec.benchmarks, SyntheticBenchmarks):
         return spec.benchmarks.questions
-    return QUESTION_COUNTS.get(task, TEXT_TASK_QUESTIONS)
+    count = QUESTION_COUNTS.get(task, TEXT_TASK_QUESTIONS)
+    return min(count, spec.benchmarks.records) if spec.benchmarks.records and task in spec.vision_tasks else count
 
 
 def _evaluated_model(step: Step) -> LMSpec | VLMSpec | None:

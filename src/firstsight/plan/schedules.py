@@ -97,7 +97,7 @@ def published_lines(study: Study, *, utilisation: float) -> Iterator[str]:
     for donor in filter(None, map(run_of_donor, trunks)):
         where = "; ".join(donor.sources)
         yield f"donor {donor.name}: {donor.licence}; {where}. How to import it: firstsight donors {donor.name}"
-        yield from (f"differs from the paper: {sentence}" for sentence in donor.differences())
+        yield from (f"differs from the paper: {sentence}" for sentence in donor.differences(study.scale))
 
 
 def _without_seed(trunk: Pretrain | Donor) -> Pretrain | Donor:

@@ -196,7 +196,8 @@ class External:
     tokens: Tokens
     """Declared text tokens of one pass; 0: unknown, or the form has none."""
     records: int = 0
-    """Declared documents, captioned images or dialogues of one pass; 0: unknown, or the form has none."""
+    """Declared documents, captioned images or dialogues of one pass, or questions of each vision task at the most; 0:
+    unknown, or the form has none."""
 
 
 @spec

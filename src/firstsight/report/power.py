@@ -16,6 +16,7 @@ from firstsight.evaluate.statistics.power import (
     questions_needed,
     seeds_needed,
 )
+from firstsight.recipe.scales import PlanAssumptions
 from firstsight.report.compare import ArmComparison, ArmPair
 from firstsight.report.results import ArmResult, arms_with_scores, compared_arms
 from firstsight.report.table import STABLE
@@ -45,10 +46,49 @@ def power_report(
         f"  {_deviation(variances.residual_variance)} points more in the answers of a single seed.",
         *_requirement_lines(variances, effect=effect, seeds=seeds, questions=questions, power=power),
     ]
+    return lines, _effect_table(variances, seeds=seeds, power=power)
+
+
+def assumed_power_report(
+    assumptions: PlanAssumptions,
+    questions: Mapping[str, int],
+    *,
+    num_arms: int,
+    num_seeds: int,
+    effect: float,
+    power: float,
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """`power_report` for the vision score before two seeds are stored, from what the scale assumes of noise.
+
+    `questions`: of each task. All seeds are taken to disagree about the same questions, the most that questions can
+    matter: each task adds disagreement / questions to the variance of a sum over tasks.
+    """
+    variance = sum(assumptions.disagreement / count for count in questions.values()) / len(questions) ** 2
+    variances = VarianceComponents(
+        seed_variance=assumptions.seed_deviation**2,
+        question_variance=variance,
+        residual_variance=0.0,
+        num_arms=num_arms,
+    )
+    total = sum(questions.values())
+    lines = [
+        f"Assumed, because no two seeds are stored: vision, {num_seeds} seeds, {total:,} questions. "
+        "The standard deviation of a difference between two arms is",
+        f"  {_deviation(variances.seed_variance)} points from seed to seed (of {num_arms} arms that vary alike),",
+        f"  {_deviation(variance)} points between draws of the questions, if two arms score differently on "
+        f"{assumptions.disagreement:.0%} of them.",
+        *_requirement_lines(variances, effect=effect, seeds=num_seeds, questions=total, power=power),
+        "After two seeds the same command measures both.",
+    ]
+    return lines, _effect_table(variances, seeds=num_seeds, power=power)
+
+
+def _effect_table(variances: VarianceComponents, *, seeds: int, power: float) -> list[tuple[str, ...]]:
+    """The smallest detectable effects by the number of seeds, with a header row."""
     counts = sorted({*SEED_COUNTS, seeds})
     effects = [(count, minimum_detectable_effect(variances, num_seeds=count, target_power=power)) for count in counts]
     header = ("seeds", f"smallest effect detected with power {100 * power:.3g} %, points")
-    return lines, [header, *((str(count), f"{100 * effect:.1f}") for count, effect in effects if effect is not None)]
+    return [header, *((str(count), f"{100 * effect:.1f}") for count, effect in effects if effect is not None)]
 
 
 def combined_power_report(

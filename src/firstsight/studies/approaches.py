@@ -186,7 +186,8 @@ def approach_arm(scale: Scale, name: str, approach: Approach) -> Arm:
     )
     stages = _phase_stages(replace(midtrain, model=model, schedule=scale.rewarm), approach.phases)
     tuned = replace(finetune, model=model, trains=_trains(finetune.trains, approach.tuned))
-    return replace(scale.base, name=name, start=approach.start, stages=(*stages, tuned), at={APPROACH.name: name})
+    start = branch_at(scale, approach.start).start
+    return replace(scale.base, name=name, start=start, stages=(*stages, tuned), at={APPROACH.name: name})
 
 
 def _phase_stages(midtrain: Midtrain, phases: tuple[Phase, ...]) -> Iterator[Midtrain]:

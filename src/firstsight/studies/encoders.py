@@ -8,8 +8,8 @@ least that large; SigLIP with bidirectional attention between the tokens of an i
 Metric: vision and text stable scores after fine-tuning, over seeds.
 Refuted if: the patch projection comes within the interval of SigLIP, SigLIP alone scores above both together, or an arm
 with pooled tokens is behind by more than the interval.
-At the scales of the synthetic world, SigLIP is trained from scratch. There is no arm with DINOv2, and no pixel shuffle
-by 3, because the grid is 2 x 2.
+At the scales of the synthetic world, SigLIP is trained from scratch, and there is no pixel shuffle by 3, because the
+grid is 2 x 2. The arm with DINOv2 needs the paper's SigLIP, whose grid is that of DINOv2.
 All arms train on the same number of rows. Where rows are packed (the synthetic world), pooled images leave room for
 more images. Where each image has its own row (the paper), they leave padding, so that only
 a recipe with shorter rows saves time.
@@ -25,7 +25,7 @@ from firstsight.recipe.analysis import Axis, Claim, Comparison
 from firstsight.recipe.mixture import External
 from firstsight.recipe.model import VLMSpec
 from firstsight.recipe.scales import Scale, branch_at
-from firstsight.recipe.scales.models import siglip_dinov2_384
+from firstsight.recipe.scales.models import siglip_dinov2_384, siglip_so400m_384
 from firstsight.recipe.scales.published import SEED_NOISE
 from firstsight.recipe.study import Arm, Horizon, Study, over_seeds
 from firstsight.recipe.vision import PatchProjectionSpec, Siglip
@@ -86,7 +86,7 @@ def encoder_variants(model: VLMSpec) -> Iterator[tuple[str, VLMSpec]]:
     if not isinstance(vision, Siglip):
         raise QuantityError(f"this study varies a scale whose encoder is a SigLIP. Got {vision}. Name another scale.")
     yield "siglip", model
-    if isinstance(vision.weights, External):
+    if isinstance(vision.weights, External) and vision == siglip_so400m_384(vision.weights):
         yield "siglip-dinov2", replace(model, vision=siglip_dinov2_384(vision.weights, DINOV2))
     size, patch = vision.image_size, vision.vit.patch_size
     patches = PatchProjectionSpec(image_size=size, patch_size=patch, width=model.lm.width, fit=vision.fit)

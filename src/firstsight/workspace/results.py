@@ -24,10 +24,11 @@ from firstsight.plan.schedules import stage_table, training_lines
 from firstsight.plan.step import TRAINING_KINDS, Step, differences_of_pairs
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import SyntheticBenchmarks
+from firstsight.recipe.scales import plan_assumptions
 from firstsight.recipe.study import Study
 from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.collect import collect_results, planned_stages
-from firstsight.report.power import combined_power_report, power_report
+from firstsight.report.power import assumed_power_report, combined_power_report, power_report
 from firstsight.report.results import (
     MAX_COMPARED_ARMS,
     ArmResult,
@@ -97,19 +98,19 @@ class StudyResults(StudyAnalysis):
         """The seeds or questions needed to detect a difference of `effect` points between two arms with probability
         `power`: lines of text, and a table of the smallest detectable differences with a header row.
 
-        `kind` is the stable score: vision or text. Of a combined study the table has a row for each part.
+        `kind` is the stable score: vision or text. Before two seeds are stored the noise is that which the scale
+        assumes, if it does; RequestError otherwise. Of a combined study the table has a row for each part.
         """
-        if not 0 < effect <= 100:  # neither is NaN
-            raise RequestError(f"--effect: wanted points above 0, at most 100. Got {effect:g}.")
-        if kind not in ("vision", "text"):
-            raise RequestError(f"--kind: wanted vision or text. Got {kind!r}.")
-        if not FAMILY_ALPHA < power < 1:
-            rate = f"{FAMILY_ALPHA:g}, which a test at the 5 % level reaches without any effect"
-            raise RequestError(f"--power: wanted a share below 1 and above {rate}. Got {power:g}.")
+        _check_power_request(effect, kind=kind, power=power)
         options = {"effect": effect / 100, "kind": kind, "power": power}
         if self.parts:
             return combined_power_report({part.study.name: (part.arms, part.scores) for part in self.parts}, **options)
-        return power_report(self.arms, self.scores, **options)
+        try:
+            return power_report(self.arms, self.scores, **options)
+        except RequestError:
+            if (assumed := assumed_power(self.study, effect, kind=kind, power=power)) is None:
+                raise
+            return assumed
 
     def problem_lines(self) -> Iterator[str]:
         """What a report of these results lacks, as text for the terminal: arms without scores, and damage."""
@@ -177,6 +178,29 @@ def _recipe_differences(study: Study) -> dict[tuple[str, str], list[tuple[str, s
     return {pair: [(field.path, *field.texts) for field in fields] for pair, fields in pairs.items()}
 
 
+def assumed_power(
+    study: Study, effect: float, *, kind: str = "vision", power: float = 0.8
+) -> tuple[list[str], list[tuple[str, ...]]] | None:
+    """`StudyResults.power` without results, by what the scale assumes; None where it assumes nothing of that kind."""
+    _check_power_request(effect, kind=kind, power=power)
+    assumptions, arms = plan_assumptions(study.scale), [arm for arm in study.arms if arm.evaluate.vision_tasks]
+    if kind != "vision" or not assumptions.seed_deviation or not arms:
+        return None
+    questions = {task: estimate.question_count(arms[0].evaluate, task) for task in arms[0].evaluate.vision_tasks}
+    counts = {"num_arms": len({arm.name for arm in arms}), "num_seeds": len({arm.seed for arm in arms})}
+    return assumed_power_report(assumptions, questions, **counts, effect=effect / 100, power=power)
+
+
+def _check_power_request(effect: float, *, kind: str, power: float) -> None:
+    if not 0 < effect <= 100:  # neither is NaN
+        raise RequestError(f"--effect: wanted points above 0, at most 100. Got {effect:g}.")
+    if kind not in ("vision", "text"):
+        raise RequestError(f"--kind: wanted vision or text. Got {kind!r}.")
+    if not FAMILY_ALPHA < power < 1:
+        rate = f"{FAMILY_ALPHA:g}, which a test at the 5 % level reaches without any effect"
+        raise RequestError(f"--power: wanted a share below 1 and above {rate}. Got {power:g}.")
+
+
 def run_info(stored: StoredStudy) -> RunInfo:
     """What a report says about the plan, the cost, the provenance and the looks at the claims of a study."""
     study, store, graph, site = stored.study, stored.open_store(), stored.graph, stored.site
@@ -188,7 +212,10 @@ def run_info(stored: StoredStudy) -> RunInfo:
             except DataError:
                 unreadable.append(step.address)
     device = site.device
-    costs = estimate.estimate_cost(graph, estimate.DeviceSpec("cpu" if device == "cpu" else "h100", utilisation=0.4))
+    assumed = plan_assumptions(study.scale)
+    is_for_gpu = device != "cpu" and assumed.device != "cpu"
+    spec = (assumed.device, assumed.utilisation) if is_for_gpu else ("cpu" if device == "cpu" else "h100", 0.4)
+    costs = estimate.estimate_cost(graph, estimate.DeviceSpec(*spec))
     stages = align_table(stage_table(study))
     is_builtin = any(isinstance(arm.evaluate.benchmarks, SyntheticBenchmarks) for arm in study.arms)
     return RunInfo(

@@ -25,8 +25,7 @@ from firstsight.plan.schedules import published_lines, stage_table, training_lin
 from firstsight.plan.source_needs import growth_lines
 from firstsight.plan.step import Step
 from firstsight.recipe.analysis import STABLE_MEASURES, Comparison, Coordinate, split_measure
-from firstsight.recipe.scales.donors import PUBLIC_RUNS
-from firstsight.recipe.scales.paper import PAPER_SIZES
+from firstsight.recipe.scales import plan_assumptions
 from firstsight.recipe.stages import Encode, Finetune, Midtrain, Pretrain
 from firstsight.recipe.study import Arm, Study
 from firstsight.units import format_bytes
@@ -63,6 +62,9 @@ class StudyPlan:
         yield from published
         if names := self.graph.undigested_names():
             yield f"Addresses are provisional until a run has read {', '.join(names)}."
+        if plan_assumptions(self.study.scale).seed_deviation:
+            command = f"firstsight power {self.study.name} --scale {self.study.scale} --effect 2"
+            yield f"The differences that this study detects, by what its scale assumes of noise: {command}"
         yield from _claim_lines(self.study)
 
     def __str__(self) -> str:
@@ -71,19 +73,19 @@ class StudyPlan:
     __repr__ = __str__
 
 
-def plan_study(stored: StoredStudy, *, device: str | None = None, utilisation: float = 0.4) -> StudyPlan:
-    """The plan of a study on a device (default: cpu or h100, by scale), of whose peak training reaches a part.
+def plan_study(stored: StoredStudy, *, device: str | None = None, utilisation: float | None = None) -> StudyPlan:
+    """The plan of a study on a device, of whose peak training reaches a part; by default those of its scale.
 
     QuantityError where the user's own data is declared too small for it.
     """
     check_data_sufficient(stored.graph)
-    is_large = stored.study.scale in PAPER_SIZES or stored.study.scale in PUBLIC_RUNS
-    device = device or ("h100" if is_large else "cpu")
+    assumed = plan_assumptions(stored.study.scale)
+    part = assumed.utilisation if utilisation is None else utilisation
     folder = stored.root / "steps"
     return StudyPlan(
         study=stored.study,
         graph=stored.graph,
-        cost=estimate_cost(stored.graph, DeviceSpec(device, utilisation=utilisation)),
+        cost=estimate_cost(stored.graph, DeviceSpec(device or assumed.device, part)),
         stored_addresses=frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset(),
         feature_bytes=stored.site.feature_bytes,
     )

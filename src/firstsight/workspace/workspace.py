@@ -61,10 +61,10 @@ class Workspace:
         apply_limits(self._site.limits)
         return self._site
 
-    def plan(self, study: Study, *, device: str | None = None, utilisation: float = 0.4) -> StudyPlan:
+    def plan(self, study: Study, *, device: str | None = None, utilisation: float | None = None) -> StudyPlan:
         """What would run, what arms share, and what it costs on a device (h100, a100 ..., cpu); nothing is run.
 
-        `utilisation` is the part of the device's peak that training reaches.
+        `utilisation` is the part of the device's peak that training reaches. Default: what the scale assumes.
         """
         return plan_study(self.stored(study), device=device, utilisation=utilisation)
 
@@ -133,6 +133,15 @@ class Workspace:
         from firstsight.workspace.results import StudyResults
 
         return StudyResults(self.stored(study), summary)
+
+    def assumed_power(
+        self, study: Study, effect: float, *, kind: str = "vision", power: float = 0.8
+    ) -> tuple[list[str], list[tuple[str, ...]]] | None:
+        """`StudyResults.power` before anything has run, by the noise that the scale of the study assumes; None where it
+        assumes none."""
+        from firstsight.workspace.results import assumed_power
+
+        return assumed_power(study, effect, kind=kind, power=power)
 
     def conclusion(self, study: Study, *, results: StudyResults | None = None, jobs: int | None = None) -> list[str]:
         """The answer of a study, which of its claims are decided, and what it would cost to decide the next one.

@@ -12,11 +12,14 @@ from firstsight.recipe.scales.base import (
     IMAGE_SHARE,
     REWARMED,
     START,
+    PlanAssumptions,
     Scale,
     branch_at,
     percent_name,
     with_image_share,
 )
+from firstsight.recipe.scales.donors import PUBLIC_RUNS
+from firstsight.recipe.scales.evening import ASSUMPTIONS, evening_scale
 from firstsight.recipe.scales.paper import PAPER_SIZES, paper_scale
 from firstsight.recipe.scales.synthetic import (
     SMALLER_WIDTHS,
@@ -33,18 +36,21 @@ __all__ = [
     "REWARMED",
     "SCALES",
     "START",
+    "PlanAssumptions",
     "Scale",
     "branch_at",
     "get_scale",
     "percent_name",
+    "plan_assumptions",
     "smaller_sizes",
     "with_image_share",
 ]
 
+BUILT_IN: dict[str, Callable[[], Scale]] = {"smoke": smoke_scale, "cpu": cpu_scale, "hour": hour_scale}
+"""Scales of the built-in world."""
 SCALES: dict[str, Callable[[], Scale]] = {
-    "smoke": smoke_scale,
-    "cpu": cpu_scale,
-    "hour": hour_scale,
+    **BUILT_IN,
+    "evening": evening_scale,
     **{name: partial(paper_scale, name) for name in PAPER_SIZES},
 }
 
@@ -54,6 +60,16 @@ def get_scale(name: str) -> Scale:
     if name not in SCALES:
         raise UnknownName("scale", name, SCALES)
     return SCALES[name]()
+
+
+def plan_assumptions(name: str) -> PlanAssumptions:
+    """Those of a scale, by its name in a study: an H100 for the paper's sizes and for public runs at these, a CPU where
+    nothing is known. A scale with another donor (evening-pythia-70m) has those of the scale.
+    """
+    scale = name if name in SCALES else name.partition("-")[0]
+    if scale == "evening":
+        return ASSUMPTIONS
+    return PlanAssumptions(device="h100" if scale in PAPER_SIZES or name in PUBLIC_RUNS else "cpu")
 
 
 def smaller_sizes(scale: Scale) -> dict[str, Scale]:
@@ -66,9 +82,9 @@ def smaller_sizes(scale: Scale) -> dict[str, Scale]:
         names = list(PAPER_SIZES)[: list(PAPER_SIZES).index(scale.name)]
         sizes = {name: replace(get_scale(name), seeds=scale.seeds) for name in names}
     else:
-        widths = SMALLER_WIDTHS if scale.name in SCALES else ()
+        widths = SMALLER_WIDTHS if scale.name in BUILT_IN else ()
         sizes = {f"w{width}": scale.with_decoder(synthetic_decoder(width)) for width in widths}
     if not sizes:
-        larger = ", ".join(name for name in SCALES if name != next(iter(PAPER_SIZES)))
+        larger = ", ".join([*BUILT_IN, *list(PAPER_SIZES)[1:]])
         raise QuantityError(f"wanted a scale that has smaller sizes. Got {scale.name}. Name one of {larger}.")
     return sizes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from firstsight.errors import FieldError, QuantityError
 from firstsight.recipe.analysis import Axis
@@ -61,6 +61,20 @@ class Scale:
             raise QuantityError(f"{self.name}: the decoder of a donor is as published. Got another one for it.")
         stages = tuple(replace(stage, model=replace(stage.model, lm=lm)) for stage in base.stages)
         return replace(self, base=replace(base, pretrain=replace(base.pretrain, model=lm), stages=stages))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanAssumptions:
+    """What a plan of a scale assumes before anything has run."""
+
+    device: str
+    """As in `plan.estimate`."""
+    utilisation: float = 0.4
+    """The part of the device's peak that training reaches."""
+    seed_deviation: float = 0.0
+    """Standard deviation, from seed to seed, of the difference of two arms' vision scores in shares of 1; 0: unknown."""
+    disagreement: float = 0.0
+    """Share of the questions that two arms answer with different scores."""
 
 
 @spec

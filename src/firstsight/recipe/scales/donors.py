@@ -90,8 +90,9 @@ class PublicRun:
             ),
         )
 
-    def differences(self) -> Iterator[str]:
-        """How a study of its branches differs from the paper's, as sentences."""
+    def differences(self, scale: str) -> Iterator[str]:
+        """How a study of its branches differs from the paper's, as sentences; at a scale of another name they have the
+        budget and the data of that scale."""
         paper, donor = paper_scale(self.size).base.pretrain, self.donor()
         assert isinstance(paper, Pretrain)
         ratio, paper_ratio = (run.tokens / run.model.parameters() for run in (donor, paper))
@@ -107,7 +108,10 @@ class PublicRun:
         shares = ", ".join(str(share) for share, _ in donor.checkpoints if share != 1)
         yield f"checkpoints are at {shares} and 100 % of the run; 0 % is an untrained model of this study's own seed."
         yield "branches start with fresh moments: no published optimizer state has a form that firstsight imports."
-        yield f"branches have the budget and the text of the paper's {self.size}, not the donor's data."
+        if scale == self.name:
+            yield f"branches have the budget and the text of the paper's {self.size}, not the donor's data."
+        else:
+            yield f"branches have the budget, the data and the tasks of the scale {scale}, not the paper's."
         yield f"the decoder is {_decoder_text(self.model)}; the paper's has OpenLM's settings."
         if self.tokenizer != NEOX_TOKENIZER:
             yield f"the tokenizer is {self.tokenizer}; the paper's is {NEOX_TOKENIZER}."
@@ -185,7 +189,7 @@ def run_lines(run: PublicRun) -> Iterator[str]:
         yield f"  {source.name} at {share}, learning rate {run.donor().lr(run.donor().tokens_at(share)):.4g}"
     yield f"AdamW's moments: {run.optimizer or 'nothing published was found'}"
     yield from (f"source: {source}" for source in run.sources)
-    yield from (f"differs from the paper: {sentence}" for sentence in run.differences())
+    yield from (f"differs from the paper: {sentence}" for sentence in run.differences(run.name))
     yield from ("", "Import its checkpoints, then paste the other lines into the site file:", "", *run.commands())
 
 
