@@ -10,7 +10,7 @@ import pytest
 from firstsight.plan.graph import build_graph
 from firstsight.plan.schedules import early_evaluation, training_lines
 from firstsight.recipe.analysis import Sweep
-from firstsight.recipe.scales import SCALES, get_scale
+from firstsight.recipe.scales import PAPER_SIZES, SCALES, get_scale
 from firstsight.recipe.stages import Finetune
 from firstsight.studies.epochs import epochs
 from firstsight.studies.when import when
@@ -32,7 +32,7 @@ def test_arms_are_branches_of_when_with_other_epochs(name: str) -> None:
             assert (*before, replace(finetune, epochs=tuned.epochs)) == branch.stages
             own += [arm.name] * (arm.stages == branch.stages)
     assert len(study.arms) == 1 + 2 * 4
-    count = 1 if name in ("smoke", "cpu", "hour") else 2
+    count = 2 if name in PAPER_SIZES else 1
     assert own == [f"start-080-epochs-{count}", f"start-000-epochs-{count}"]
     assert study.figures == (Sweep(x="epochs", lines="start"),)
 

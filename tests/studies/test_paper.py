@@ -15,7 +15,7 @@ from firstsight.studies.paper import paper
 PARTS = [name for name in shipped_studies() if name not in ("ladder", "paper")]
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", [name for name in SCALES if name != "evening"])
 def test_the_parts_are_all_shipped_studies_of_the_paper(scale: str) -> None:
     study = paper(get_scale(scale))
     assert study.parts == tuple(shipped_function(name)(get_scale(scale)) for name in PARTS)

@@ -14,7 +14,7 @@ from firstsight.errors import QuantityError, RequestError, UnknownName
 from firstsight.files import file_name_part, read_json
 from firstsight.plan.store import Store
 from firstsight.recipe.mixture import DataSource, External, ExternalForm, Recaptioned, base_source
-from firstsight.recipe.scales import paper
+from firstsight.recipe.scales import evening, paper
 from firstsight.recipe.stages import Prepare, TokenizerSource
 from firstsight.site import Location, ProgressCallback, Site
 from firstsight.units import Tokens, parse_share
@@ -193,7 +193,8 @@ def requested_source(name: str, *, form: str, synthetic: str, seed: int | None) 
 
 
 def published_sources() -> list[External]:
-    """The external sources of the paper's recipes, data first."""
+    """The external sources of the shipped scales, the paper's first, data first."""
     specs = [*vars(paper).values(), paper.PAPER_ENCODER.weights, paper.PAPER_EVALUATION.benchmarks]
+    specs += [*vars(evening).values(), evening.ENCODER.weights]
     sources = (spec.external if isinstance(spec, Recaptioned) else spec for spec in specs)
     return [source for source in sources if isinstance(source, External)]
