@@ -1,5 +1,5 @@
-"""The page "A public checkpoint in an evening" on small downloads in their publishers' layouts: its script, its site file
-and its commands, at the scale `evening` with tiny models and budgets."""
+"""The page "A public checkpoint in an evening" on small downloads in their publishers' layouts: its script, its site
+file and its commands, at the scale `evening` with tiny models and budgets."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def tiny(scale: Scale) -> Study:
 
 
 class Downloads:
-    """What the page downloads, in the publishers' layouts: 3 tars of captions, 2 shards of text, 200 dialogues, ..."""
+    """What the page downloads, in the publishers' layouts: 3 tars of captions, 2 shards of text, 320 dialogues, ..."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.data = root, OwnData(root / "own")
@@ -99,7 +99,7 @@ class Downloads:
     def dialogues(self) -> None:
         """LLaVA's list, a fifth of it about images of others, with COCO's train2017."""
         images, rows = self.folder("data", "llava", "coco", "train2017"), []
-        for number in range(200):
+        for number in range(320):
             of_coco, name = number % 5 > 0, f"{number:012d}.jpg"
             if of_coco:
                 (images / name).write_bytes(self.data.random_jpeg())
@@ -161,7 +161,8 @@ class Downloads:
         """A folder of a Pythia on the hub, with its tokenizer."""
         assert name == "EleutherAI/pythia-160m"
         folder = self.folder("hub")
-        sizes = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 128}
+        sizes: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 2}
+        sizes |= {"hidden_size": 32, "intermediate_size": 128}
         torch.manual_seed(0)
         logging.disable_progress_bar()
         GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, vocab_size=512)).save_pretrained(folder)
@@ -210,7 +211,7 @@ def test_the_page_runs_on_small_downloads(
             firstsight(line.removeprefix("firstsight "))
     assert re.search(r"captions: 36 real, 0 synthetic", firstsight("prepare cc12m-sample --tokenizer gpt-neox-20b"))
     prepared = firstsight("prepare llava-coco --tokenizer gpt-neox-20b")
-    assert re.search(r"^total +40 ", prepared, re.MULTILINE), prepared  # every fourth of 160 about COCO
+    assert re.search(r"^total +64 ", prepared, re.MULTILINE), prepared  # every fourth of 256 about COCO
     plan = firstsight("plan tiny.py --scale evening --seeds 2")
     assert "when at evening: 6 arms" in plan and "rtx4090" in plan
     assert "Assumed" in firstsight("power tiny.py --scale evening --effect 2")

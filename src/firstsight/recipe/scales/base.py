@@ -72,7 +72,7 @@ class PlanAssumptions:
     utilisation: float = 0.4
     """The part of the device's peak that training reaches."""
     seed_deviation: float = 0.0
-    """Standard deviation, from seed to seed, of the difference of two arms' vision scores in shares of 1; 0: unknown."""
+    """Standard deviation, from seed to seed, of the difference of two arms' vision scores, a share of 1; 0: unknown."""
     disagreement: float = 0.0
     """Share of the questions that two arms answer with different scores."""
 
