@@ -182,6 +182,7 @@ def approach_arm(scale: Scale, name: str, approach: Approach) -> Arm:
     model = replace(
         midtrain.model,
         encoder="included" if trains_encoder else midtrain.model.encoder,
+        stores_features=midtrain.model.stores_features and not trains_encoder,
         attention="prefix" if name in PREFIX_ATTENTION else midtrain.model.attention,
     )
     stages = _phase_stages(replace(midtrain, model=model, schedule=scale.rewarm), approach.phases)

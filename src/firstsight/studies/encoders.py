@@ -90,7 +90,7 @@ def encoder_variants(model: VLMSpec) -> Iterator[tuple[str, VLMSpec]]:
         yield "siglip-dinov2", replace(model, vision=siglip_dinov2_384(vision.weights, DINOV2))
     size, patch = vision.image_size, vision.vit.patch_size
     patches = PatchProjectionSpec(image_size=size, patch_size=patch, width=model.lm.width, fit=vision.fit)
-    yield "patches", replace(model, vision=patches)
+    yield "patches", replace(model, vision=patches, stores_features=False)
     for factor in (2, 3):
         if factor <= vision.grid_size:
             yield f"shuffle-{factor}", replace(model, projector=replace(model.projector, pixel_shuffle=factor))

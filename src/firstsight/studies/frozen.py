@@ -102,7 +102,10 @@ def train_encoder(arm: Arm, name: str, lr_scale: Share) -> Arm:
     def trained(stage: Midtrain | Finetune) -> Midtrain | Finetune:
         assert stage.trains.decoder is not None
         encoder = replace(stage.trains.decoder, lr_scale=float(lr_scale))
-        model, trains = replace(stage.model, encoder="included"), replace(stage.trains, encoder=encoder)
+        model, trains = (
+            replace(stage.model, encoder="included", stores_features=False),
+            replace(stage.trains, encoder=encoder),
+        )
         return replace(stage, model=model, trains=trains)
 
     at = {**arm.at, LR_MULTIPLE.name: f"{float(lr_scale):g}"}

@@ -86,7 +86,14 @@ def evening_scale() -> Scale:
     projector = ProjectorSpec(kind="mlp3", pixel_shuffle=1, tokens_per_patch=1, has_position_embeddings=False)
     base = base_arm(
         pretrain=replace(trunk, text=single_source(TEXT)),
-        model=VLMSpec(lm=run.model, vision=ENCODER, encoder="external", projector=projector, attention="causal"),
+        model=VLMSpec(
+            lm=run.model,
+            vision=ENCODER,
+            encoder="external",
+            projector=projector,
+            attention="causal",
+            stores_features=True,
+        ),
         midtrain=midtrain,
         rewarm=PAPER_REWARM,
         finetune=finetune,
