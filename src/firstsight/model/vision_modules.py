@@ -85,7 +85,7 @@ def clip_modules(spec: Clip) -> tuple[nn.Module, nn.Module]:
     return embeddings, CLIPEncoder(config)
 
 
-def embed_clip(embeddings: Any, x: Float[Tensor, "N 3 S S"]) -> Float[Tensor, "N I+1 W"]:
+def embed_clip(embeddings: Any, x: Float[Tensor, "N 3 S S"]) -> Float[Tensor, "N tokens W"]:
     """The class token, then the patches, with their position embeddings."""
     patches = embeddings.patch_embedding(x).flatten(2).transpose(1, 2)
     tokens = torch.cat((embeddings.class_embedding.expand(len(x), 1, -1), patches), 1)
