@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from firstsight.errors import LimitExceeded, QuantityError
+from firstsight.evaluate.task import read_text_file
 from firstsight.limits import (
     BYTE_LIMITS,
     DEFAULT_LIMITS,
@@ -30,7 +32,6 @@ from firstsight.limits import (
     read_all,
     read_file,
     read_settings,
-    read_unpacked,
 )
 from firstsight.site_file import read_site
 
@@ -74,10 +75,10 @@ def test_files_are_read_up_to_the_limit_and_no_further(tmp_path: Path, size: int
     data, plain, packed = bytes(size), tmp_path / "plain", tmp_path / "packed"
     plain.write_bytes(data)
     packed.write_bytes(gzip.compress(data))
+    (tmp_path / "zstd-packed").write_bytes(zstandard.compress(data))
     readers = (
         lambda: read_file(plain, "settings"),
-        lambda: read_unpacked(plain),
-        lambda: read_unpacked(packed),
+        *(lambda file=tmp_path / name: read_text_file(file).encode() for name in ("plain", "packed", "zstd-packed")),
         lambda: read_all(io.BytesIO(data), "stream", "file"),
         lambda: io.BufferedReader(UnpackedStream(io.BytesIO(data), "stream")).read(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from firstsight.recipe.mixture import External, ExternalForm
 from firstsight.site import Location
 from firstsight.units import Tokens
 from tests.conftest import SHARED
+from tests.evaluate.conftest import PATCHES, PROMPT_WORDS, write_tokenizer
 
 CASES = SHARED.parent / "cases"
 pytestmark = [pytest.mark.shared, pytest.mark.skipif(not CASES.is_dir(), reason=f"no cases at {CASES}")]
@@ -97,8 +99,10 @@ def test_what_cannot_be_read_is_named(case: str, folder: str, form: ExternalForm
         read_case(case, folder, form)
 
 
-@pytest.mark.parametrize("case", ["import-module", "import-orig-mod"])
-def test_weights_with_prefixes_of_wrappers_are_imported(case: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("case", "prefix"), [("import-module", "module."), ("import-orig-mod", "_orig_mod.")])
+def test_weights_with_prefixes_of_wrappers_are_imported(case: str, prefix: str, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
     from firstsight.hub.import_ import ImportRequest, import_checkpoint
 
     request = ImportRequest(
@@ -106,16 +110,40 @@ def test_weights_with_prefixes_of_wrappers_are_imported(case: str, tmp_path: Pat
     )
     result = import_checkpoint(request, tmp_path / "out", on_progress=lambda progress: None)
     assert result.spec.parameters() == 32_928
+    with safe_open(CASES / case / "model.safetensors", "pt") as file:
+        count = sum(name.startswith(prefix) for name in file.keys())  # noqa: SIM118 - it cannot be iterated
+    assert result.removed_prefixes == {prefix: count}
+    assert f"names of tensors: prefixes of wrappers are removed: {prefix} from {count}" in result.lines()
 
 
-def test_images_of_a_benchmark_are_found_beside_files_of_macos_and_turned() -> None:
+@pytest.mark.parametrize("case", ["evaluate-appledouble", "evaluate-exif-byte"])
+def test_a_benchmark_of_a_case_is_evaluated(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every question has an answer with its image and one without; images are upright."""
     from PIL import Image
 
+    from firstsight.cli.app import command
     from firstsight.data.images import decode_rgb
-    from firstsight.evaluate.benchmark_images import BenchmarkImages
+    from firstsight.evaluate.answer_cache import evaluation_folder
+    from firstsight.model.checkpoint_io import save
+    from firstsight.model.vlm import VLM
 
-    images = BenchmarkImages(CASES / "evaluate-appledouble" / "bench")
-    assert images.missing_names([str(number) for number in range(42, 48)], "vqav2") == ()
-    for file in sorted((CASES / "evaluate-exif-byte" / "bench" / "images").iterdir()):
+    bench, model, tokenizer = CASES / case / "bench", tmp_path / "model", tmp_path / "tokenizer.json"
+    write_tokenizer(tokenizer, ("what", *(f"{n}?" for n in range(6)), *PROMPT_WORDS))
+    untrained = VLM(PATCHES)
+    untrained.initialise(7)
+    save(model, untrained, tokens_seen=0, tokenizer=tokenizer, encoders=[])
+    words = ("evaluate", model, "--benchmarks", bench, "--tasks", "vqav2", "--out", tmp_path / "runs")
+    code = command([str(word) for word in words])
+    output = capsys.readouterr()
+    assert code == 0, output.err
+    hidden = len(list((bench / "images").glob("._*")))
+    assert hidden == 6 * (case == "evaluate-appledouble")
+    assert (f"{hidden} x macOS file (._COCO" in output.err) == bool(hidden), output.err
+    folder = evaluation_folder(tmp_path / "runs", model)
+    assert json.loads((folder / "scores.json").read_text())["tasks"]["vqav2"]["n"] == 6
+    rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert sorted((row["id"], row["blind"]) for row in rows) == [(str(n), b) for n in range(6) for b in (False, True)]
+    for file in sorted((bench / "images").glob("COCO*")):
         width, height = Image.open(file).size
-        assert decode_rgb(file.read_bytes()).size == (height, width)
+        expected = (height, width) if case == "evaluate-exif-byte" else (width, height)
+        assert decode_rgb(file.read_bytes()).size == expected

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import math
@@ -171,17 +170,6 @@ def read_file(path: Path, name: str) -> bytes:
     check_file_size(path, name)
     with path.open("rb") as file:
         return read_all(file, path, name)
-
-
-def read_unpacked(path: Path) -> bytes:
-    """The bytes of a file, unpacked if it is gzip; LimitExceeded for more than the limit `file`.
-
-    Raises OSError, EOFError or zlib.error for a file that cannot be unpacked.
-    """
-    with path.open("rb") as file:
-        if file.peek(2)[:2] != b"\x1f\x8b":
-            return read_all(file, path, "file")
-        return read_all(gzip.GzipFile(fileobj=file), path, "file")
 
 
 class UnpackedStream(io.RawIOBase):

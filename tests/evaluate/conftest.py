@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,8 +68,12 @@ def random_png(seed: int, *, width: int = 16, height: int = 16) -> bytes:
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    words = {word: number for number, word in enumerate(SPECIAL + WORDS + PROMPT_WORDS)}
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer.json", WORDS + PROMPT_WORDS)
+
+
+def write_tokenizer(path: Path, vocabulary: Sequence[str]) -> Path:
+    """A tokenizer file that knows words in lower case, and the chat tokens."""
+    words = {word: number for number, word in enumerate((*SPECIAL, *vocabulary))}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<|pad|>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

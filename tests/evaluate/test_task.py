@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from firstsight.errors import DataError, UnknownName
 from firstsight.evaluate.metrics import METRICS as ALL_METRICS
-from firstsight.evaluate.task import Question, benchmark_files, describe_version
+from firstsight.evaluate.task import Question, benchmark_files, describe_version, unread_file_notes
 from firstsight.evaluate.tasks import TASKS, get_task
 from tests.evaluate.tasks.task_files import lines, read, write
 
@@ -124,6 +127,54 @@ def test_other_files_of_a_folder_are_left_out(tmp_path: Path) -> None:
         benchmark_files(write(tmp_path / "other", "c.txt", "").parent)
     with pytest.raises(DataError, match="Got none"):
         benchmark_files(tmp_path / "nowhere")
+
+
+GQA_ROW = {"question_id": "1", "question": "what is it?", "answer": "caf\u00e9", "imageId": "7"}
+
+
+@pytest.mark.parametrize("name", ["q.json", "Q.JSON", "q.jsonl", "q.ndjson", "Q.JsonL"])
+@pytest.mark.parametrize("packing", ["", ".gz", ".GZ", ".zst", ".zstd", "renamed gzip"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_questions_are_read_with_each_ending_of_the_readers(tmp_path: Path, name: str, packing: str, mark: str) -> None:
+    text = mark + (json.dumps([GQA_ROW]) if name.lower().endswith(".json") else lines([GQA_ROW]))
+    data = text.encode()
+    if packing:
+        data = zstandard.compress(data) if packing.startswith(".zst") else gzip.compress(data)
+    (tmp_path / (name + (packing if packing.startswith(".") else ""))).write_bytes(data)
+    (only,) = read("gqa", tmp_path)
+    assert (only.id, only.text, only.truth, only.image) == ("1", "what is it?", "caf\u00e9", "7")
+    assert unread_file_notes(tmp_path) == ()
+
+
+def test_files_that_are_not_read_are_counted_by_reason(tmp_path: Path) -> None:
+    write(tmp_path, "q.json", [GQA_ROW])
+    for name in (
+        "._q.json",
+        ".q.json",
+        ".b.json",
+        "README.md",
+        "q.csv",
+        "old.zip",
+        "question_blind.json",
+        "images.tar",
+    ):
+        write(tmp_path, name, "")
+    assert len(read("gqa", tmp_path)) == 1
+    (note,) = unread_file_notes(tmp_path)
+    for counted in ("1 x macOS file (._q.json)", "2 x hidden file (.b.json)", "1 x documentation (README.md)"):
+        assert counted in note
+    assert "1 x ending .csv (q.csv)" in note and "1 x archive .zip: unpack it (old.zip)" in note
+    assert "question_blind" not in note and "images.tar" not in note
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_tables_of_google_refexp_have_no_boxes(tmp_path: Path, is_folder: bool) -> None:
+    path = write(tmp_path, "google_refexp_val.csv", "annotation_id,refexp\n1,the left one\n")
+    with pytest.raises(
+        DataError, match=r"without boxes, which are in google_refexp_val_201511_coco_aligned\.json"
+    ) as info:
+        get_task("refcocog").read_questions(benchmark_files(tmp_path) if is_folder else [path])
+    assert "\n" not in str(info.value)
 
 
 def test_choices_must_contain_the_right_one(tmp_path: Path) -> None:

@@ -60,6 +60,10 @@ class Notices:
         counted, first = self.entries.get(reason, (0, place))
         self.entries[reason] = counted + count, first
 
+    def describe(self) -> str:
+        """The counts by reason, each with its first place, for a line of text."""
+        return "; ".join(f"{count:,} x {reason} ({first})" for reason, (count, first) in self.entries.items())
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpecialTokenIds:

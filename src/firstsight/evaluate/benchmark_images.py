@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from firstsight.data.readers.file_types import ARCHIVE_ENDINGS, no_data_reason
+from firstsight.data.file_types import ARCHIVE_ENDINGS, no_data_reason
 from firstsight.data.readers.tars import list_tar_members
+from firstsight.data.records import Notices
 from firstsight.errors import DataError
 from firstsight.evaluate.task import coco_number, image_stem
 from firstsight.limits import check_file_size, check_limit
@@ -63,10 +64,18 @@ class BenchmarkImages:
         if missing := self.missing_names(unique_names, folder):
             raise DataError(self._missing_message(missing, folder, total=len(unique_names)))
 
+    def notes(self) -> list[str]:
+        """A line for each archive or folder opened so far with files that are not read, such as those of macOS."""
+        notices = ((store.root, store.notices) for store in self._open_stores())
+        return [f"{root}: not read: {unread.describe()}" for root, unread in notices if unread.entries]
+
     def close(self) -> None:
         """Close the archives."""
-        for store in (*self._shared_stores, *(store for stores in self._task_stores.values() for store in stores)):
+        for store in self._open_stores():
             store.close()
+
+    def _open_stores(self) -> list[_ImageStore]:
+        return [*self._shared_stores, *(store for stores in self._task_stores.values() for store in stores)]
 
     def _find(self, name: str, folder: str) -> tuple[_ImageStore, int]:
         if match := self._lookup(name, folder):
@@ -97,11 +106,12 @@ class _ImageStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.names: list[str] = []
+        self.notices = Notices()
         self._offsets, self._sizes = array("Q"), array("Q")
         self._links: set[str] = set()
         self._indices_by_key: dict[str, list[int]] = {}
         self._tar_file: BinaryIO | None = root.open("rb") if root.is_file() else None
-        for name, offset, size in self._tar_members() if self._tar_file else _walk_files(root):
+        for name, offset, size in self._tar_members() if self._tar_file else _walk_files(root, self.notices):
             self._indices_by_key.setdefault(_lookup_key(name), []).append(len(self.names))
             self.names.append(name)
             self._offsets.append(offset)
@@ -148,7 +158,7 @@ class _ImageStore:
             self._tar_file.close()
 
     def _tar_members(self) -> Iterator[tuple[str, int, int]]:
-        for member in list_tar_members(self.root):
+        for member in list_tar_members(self.root, notices=self.notices):
             if member.name.startswith("/") or ".." in member.name.split("/"):
                 raise DataError(f"{self.root}: {member.name} points out of the archive. Pack it again, from inside.")
             name = member.name.removeprefix("./")
@@ -166,8 +176,8 @@ def _open_stores(folder: Path) -> list[_ImageStore]:
     return [_ImageStore(path) for path in _store_paths(folder)]
 
 
-def _walk_files(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """(relative path, 0, 0) of every file below `folder`, without those of macOS and hidden ones.
+def _walk_files(folder: Path, notices: Notices) -> Iterator[tuple[str, int, int]]:
+    """(relative path, 0, 0) of every file below `folder`; those of macOS and hidden ones are counted instead.
 
     Links to folders are followed, each folder once.
     """
@@ -181,7 +191,11 @@ def _walk_files(folder: Path) -> Iterator[tuple[str, int, int]]:
         folders.sort()
         relative_root = os.path.relpath(root, folder)
         paths = (name if relative_root == "." else f"{relative_root}/{name}" for name in sorted(names))
-        yield from ((path, 0, 0) for path in paths if not no_data_reason(path))
+        for path in paths:
+            if reason := no_data_reason(path):
+                notices.add(reason, path)
+            else:
+                yield path, 0, 0
 
 
 def _lookup_key(name: str) -> str:

@@ -129,6 +129,9 @@ def evaluate_checkpoint(
         style, boxes = config.prompt_style, box_format_of(checkpoint)
         build = partial(build_task_run, style=style, images=images, box_format=boxes, answers_folder=answers_folder)
         runs = {task.name: build(task, benchmarks_path) for task in native_tasks}
+        notes = (*(note for run in runs.values() for note in run.notes), *(images.notes() if images else ()))
+        for line in dict.fromkeys(notes):
+            _report_note(on_progress, line)
         answers = {name: run.answer_cache.read() for name, run in runs.items()}
         requests = [request for run in runs.values() for request in run.requests(config.image_mode)]
         pending = [request for request in requests if request.key not in answers[request.run.task.name]]

@@ -18,7 +18,7 @@ from firstsight.evaluate.models.interface import ChoiceRequest, EvalModel, Gener
 from firstsight.evaluate.result_files import TaskScores
 from firstsight.evaluate.results import ScoredAnswer, score_answers
 from firstsight.evaluate.soft_scores import reference_forms, sample_keys, soft_score
-from firstsight.evaluate.task import PromptStyle, Question, Task, benchmark_files
+from firstsight.evaluate.task import PromptStyle, Question, Task, benchmark_files, unread_file_notes
 
 ImageMode = Literal["both", "seeing", "blind"]
 """Whether vision questions are evaluated with their image ("seeing"), without it ("blind"), or both ways."""
@@ -63,6 +63,8 @@ class TaskRun:
     """The name of the task's folder, which may contain its images."""
     skipped_counts: Mapping[str, int]
     """Questions of the files that are not evaluated: their number by reason."""
+    notes: Sequence[str]
+    """Lines about files that are not read, and about questions that are read otherwise than the files have them."""
     answer_cache: AnswerCache
     box_format: BoxFormat | None
     """How the model writes the boxes that are the answers; None for shares of the image."""
@@ -132,6 +134,7 @@ def build_task_run(
         prompts=prompts,
         task_folder=folder.name,
         skipped_counts=task.count_skipped(paths) if task.count_skipped else {},
+        notes=(*unread_file_notes(folder), *(task.reading_notes(paths) if task.reading_notes else ())),
         answer_cache=AnswerCache(folder=answers_folder, header=header),
         box_format=box_format,
     )

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from firstsight.data.compression import open_unpacked
+from firstsight.data.file_types import (
+    DATASETS_METADATA,
+    FileType,
+    file_type,
+    is_documentation,
+    known_endings,
+    no_data_reason,
+    uncompressed_ending,
+    unread_reason,
+)
+from firstsight.data.records import Notices
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics.metric import Metric, Truth
-from firstsight.limits import parse_json, read_unpacked
+from firstsight.limits import parse_json, read_all
 
 TaskKind = Literal["vision", "text"]
 PromptStyle = Literal["bare", "paper"]
@@ -26,9 +37,13 @@ TAGS = ("combination", "domain")
 
 QUESTION_BLIND = "question_blind.json"
 """In a task's folder: {question id: answer} of the best guesser that does not read the question."""
-_DATA_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
-_UNRELATED_FILE = re.compile(r"\.|readme|license|(question_blind|task)\.json$", re.IGNORECASE)
-"""Names of files in a task's folder that are not the benchmark's."""
+TASK_FILE = "task.json"
+"""In the folder of a user's own task: its definition."""
+_REFEXP_ADVICE = (
+    "Google RefExp's tables have expressions without boxes, which are in google_refexp_val_201511_coco_aligned.json"
+)
+_OWN_FILES = (QUESTION_BLIND, TASK_FILE, "images.tar")
+"""Files in a task's folder that are not the benchmark's questions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +86,8 @@ class Task:
     """The task whose files this one reads, unless it has a folder of its own."""
     count_skipped: Callable[[Sequence[Path]], Mapping[str, int]] | None = None
     """The number of questions that `read_questions` leaves out, by reason. None where it leaves out none."""
+    reading_notes: Callable[[Sequence[Path]], Sequence[str]] | None = None
+    """Lines about questions that are read otherwise than the files have them."""
 
     def folder(self, benchmarks_path: Path) -> Path:
         """The folder of its files: its own, or without that the one of `variant_of`. It need not exist."""
@@ -106,15 +123,39 @@ def record_tags(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def benchmark_files(folder: Path) -> tuple[Path, ...]:
-    """The benchmark's files in a task's folder: JSON or JSON lines, plain or gzip; DataError without any."""
+    """The benchmark's files in a task's folder: JSON or JSON lines, plain or compressed; DataError without any."""
     paths = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    data_paths = [path for path in paths if path.name.endswith(_DATA_SUFFIXES) and not _UNRELATED_FILE.match(path.name)]
+    data_paths = select_data_files(folder, paths, types=("json",), notices=Notices())
     if not data_paths:
         names = ", ".join(path.name for path in paths) or "none"
         if any(path.suffix in (".p", ".pkl", ".pickle") for path in paths):
             names += "; a pickle can run code and is not opened"
-        raise DataError(f"{folder}: wanted the benchmark's files (.json, .jsonl, .gz of them). Got {names}. Add them.")
+        names += f"; {_REFEXP_ADVICE}" if any(_is_refexp_table(path) for path in paths) else ""
+        raise DataError(f"{folder}: wanted the benchmark's files ({known_endings(('json',))}). Got {names}. Add them.")
     return tuple(data_paths)
+
+
+def unread_file_notes(folder: Path, *, types: Collection[FileType] = ("json",), pattern: str = "*") -> tuple[str, ...]:
+    """One line with the files of a task's folder that are not read, by reason; none where all are."""
+    notices = Notices()
+    select_data_files(folder, [path for path in folder.glob(pattern) if path.is_file()], types=types, notices=notices)
+    return (f"{folder}: not read: {notices.describe()}",) if notices.entries else ()
+
+
+def select_data_files(
+    folder: Path, paths: Sequence[Path], *, types: Collection[FileType], notices: Notices
+) -> list[Path]:
+    """Those of `paths` below `folder` that have data of `types`; others that are not firstsight's own are counted."""
+    data_paths: list[Path] = []
+    for path in sorted(path for path in paths if path.name not in _OWN_FILES):
+        name = path.relative_to(folder).as_posix()
+        reason = no_data_reason(name) or ("" if file_type(name) in types else unread_reason(name))
+        reason = reason or ("documentation" if is_documentation(name) else "")
+        if reason or path.name in DATASETS_METADATA:
+            notices.add(reason or f"metadata {path.name}", name)
+        else:
+            data_paths.append(path)
+    return data_paths
 
 
 def single_file(paths: Sequence[Path], description: str) -> Path:
@@ -125,8 +166,14 @@ def single_file(paths: Sequence[Path], description: str) -> Path:
     return paths[0]
 
 
+def _is_refexp_table(path: Path) -> bool:
+    return uncompressed_ending(path.name) in (".csv", ".tsv") and "refexp" in path.name.lower()
+
+
 def load_json(path: Path) -> Any:
-    """The content of a JSON file, plain or gzip; a list for a file of JSON lines."""
+    """The content of a JSON file, plain or compressed; a list for a file of JSON lines."""
+    if _is_refexp_table(path):
+        raise DataError(f"{path}: wanted JSON. Got a table; {_REFEXP_ADVICE}.")
     return parse_json_text(read_text_file(path), path)
 
 
@@ -151,7 +198,7 @@ def _parse_json_line(text: str, location: str) -> Any:
 
 
 def load_json_records(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines (or of one JSON list, as older tools write), plain or gzip."""
+    """The objects of a file of JSON lines (or of one JSON list, as older tools write), plain or compressed."""
     content = load_json(path)
     rows = [content] if isinstance(content, dict) else content
     if not isinstance(rows, list):
@@ -176,11 +223,12 @@ def _preview(record: Any) -> str:
 
 
 def read_text_file(path: Path) -> str:
-    """The text of a file, plain or gzip; LimitExceeded for a larger one than the limit `file`."""
+    """The text of a file, plain or compressed; LimitExceeded for a larger one than the limit `file`."""
     try:
-        return read_unpacked(path).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"{path}: wanted a text file, plain or gzip. Got: {error}. Fetch it again.") from error
+        with open_unpacked(path) as stream:
+            return read_all(stream, path, "file").decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: wanted a text file, plain or compressed. Got: {error}. Fetch it again.") from error
 
 
 _SUFFIX = re.compile(r"\.(?:jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)

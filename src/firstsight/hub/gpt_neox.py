@@ -87,6 +87,7 @@ def read_gpt_neox_weights(path: Path, config: Mapping[str, Any]) -> PublicWeight
         spec=spec,
         tensors=_ReorderedTensors(stored, qkv_row_order(spec)),
         source_names={f"lm.{name}": (source,) for name, source in names.items()},
+        stored_names=stored.stored_names,
         files=hf_folder_files(path, stored),
         tokens_seen=exported_tokens_seen(config),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from firstsight.hub.public_weights import LazyTensors, PublicWeights, concat_row
 from firstsight.hub.sidecars import ENCODER_TENSOR_NAME, write_encoder_towers
 from firstsight.limits import check_file_size
 from firstsight.model.checkpoint_io import write_spec
-from firstsight.model.tensors import write_tensors
+from firstsight.model.tensors import wrapper_prefixes, write_tensors
 from firstsight.model.vision import ENCODER_FAMILIES
 from firstsight.recipe.model import LMSpec, VLMSpec, decoder_spec
 from firstsight.site import Progress, ProgressCallback
@@ -61,6 +62,8 @@ class ImportResult:
     """Whether AdamW's moments were imported."""
     end_token: str
     """The tokenizer's end-of-document token."""
+    removed_prefixes: Mapping[str, int]
+    """What was removed from the names of tensors, such as `_orig_mod.` of torch.compile, and from how many."""
     min_vocabulary: int
     """Token rows that the tokenizer and the chat tokens need: the smallest LMSpec.vocab_size of the next stage."""
 
@@ -76,6 +79,9 @@ class ImportResult:
             f"moments: {moments}",
             f"end of a document: {self.end_token}",
         ]
+        if self.removed_prefixes:
+            removed = ", ".join(f"{prefix} from {count:,}" for prefix, count in self.removed_prefixes.items())
+            lines.append(f"names of tensors: prefixes of wrappers are removed: {removed}")
         if self.min_vocabulary > lm.vocab_size:
             lines.append(
                 f"chat tokens: they need {self.min_vocabulary:,} embedding rows, the model has {lm.vocab_size:,}; "
@@ -108,6 +114,7 @@ def import_checkpoint(request: ImportRequest, out: Path, *, on_progress: Progres
         tokens_seen=tokens_seen,
         has_moments=weights.moments is not None,
         end_token=tokenizer.end_token,
+        removed_prefixes=wrapper_prefixes(weights.stored_names),
         min_vocabulary=tokenizer.vocab_size,
     )
 

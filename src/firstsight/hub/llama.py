@@ -106,6 +106,7 @@ def read_llama_weights(path: Path, config: Mapping[str, Any]) -> PublicWeights:
         spec=spec,
         tensors=stored,
         source_names={f"lm.{name}": tuple(source for source, _ in sources) for name, sources in parts.items()},
+        stored_names=stored.stored_names,
         files=hf_folder_files(path, stored),
         tokens_seen=exported_tokens_seen(config),
     )

@@ -67,6 +67,7 @@ def read_vision_language_weights(path: Path, config: Mapping[str, Any]) -> Publi
         spec=spec,
         tensors=tensors,
         source_names={name: (name,) for name in tensors},
+        stored_names=stored.stored_names,
         files=hf_folder_files(path, stored),
         tokens_seen=exported_tokens_seen(config),
     )

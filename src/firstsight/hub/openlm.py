@@ -76,7 +76,7 @@ def read_openlm_folder(path: Path, config: Mapping[str, Any], config_path: Path 
         spec = openlm_spec_from_settings(*settings, config, nested_settings(config, "params_args_dict"))
         stored = StoredTensors(path, is_public=True)
         files = (*hf_folder_files(path, stored), *([config_path] if config_path else []))
-        return _checked_weights(path, spec, stored, files=files)
+        return replace(_checked_weights(path, spec, stored, files=files), stored_names=stored.stored_names)
 
 
 def _checked_weights(path: Path, spec: LMSpec, data: Mapping[str, Tensor], *, files: tuple[Path, ...]) -> PublicWeights:
@@ -85,7 +85,9 @@ def _checked_weights(path: Path, spec: LMSpec, data: Mapping[str, Tensor], *, fi
     expected = {sources[name]: shape for name, shape in shapes.items()}
     check_tensors(path, expected, {name: actual[name] for name in names.values()})
     source_names = {name: (source,) for name, source in sources.items()}
-    return PublicWeights(spec=spec, tensors=data, source_names=source_names, files=files, tokens_seen=None)
+    return PublicWeights(
+        spec=spec, tensors=data, source_names=source_names, stored_names=tuple(data), files=files, tokens_seen=None
+    )
 
 
 def read_openlm_settings(path: Path) -> dict[str, Any]:

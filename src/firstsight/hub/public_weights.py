@@ -32,6 +32,8 @@ class PublicWeights:
     tensors: Mapping[str, Tensor]
     source_names: Mapping[str, tuple[str, ...]]
     """For each tensor of the checkpoint, the tensors of the source to concatenate along the first axis."""
+    stored_names: Collection[str]
+    """The names of the source's tensors as its files have them."""
     files: tuple[Path, ...]
     """All files that were read."""
     tokens_seen: int | None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -101,6 +102,11 @@ class StoredTensors(Mapping[str, Tensor]):
         return len(self._files)
 
     @property
+    def stored_names(self) -> Collection[str]:
+        """The names of all tensors as the files have them."""
+        return self._shapes_and_dtypes.keys()
+
+    @property
     def files(self) -> list[Path]:
         """All files that contain tensors."""
         return sorted(set(self._files.values()))
@@ -117,6 +123,11 @@ class StoredTensors(Mapping[str, Tensor]):
 def unwrapped_name(name: str) -> str:
     """A tensor's name without the prefixes of torch.compile, distributed training and activation checkpointing."""
     return _WRAPPER_PREFIX.sub("", name)
+
+
+def wrapper_prefixes(names: Iterable[str]) -> Mapping[str, int]:
+    """The prefixes that `unwrapped_name` removes from names, each with the number of names that have it."""
+    return Counter(prefix for name in names for prefix in dict.fromkeys(_WRAPPER_PREFIX.findall(name)))
 
 
 class MeanTensors(Mapping[str, Tensor]):

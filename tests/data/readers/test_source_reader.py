@@ -7,9 +7,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from firstsight.data.file_types import codec_of
 from firstsight.data.readers import RecordReader, list_shards, list_source, locate_source
 from firstsight.data.readers.source_reader import choose_caption
 from firstsight.errors import DataError, RequestError
@@ -204,3 +206,27 @@ def test_a_folder_of_archives_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_bytes(b"")
     with pytest.raises(DataError, match=r"Got no such file, but 1 x archive \.tar\.gz: unpack it \(a\.tar\.gz\)"):
         list_source(source_at(tmp_path), "captions")
+
+
+@pytest.mark.parametrize("names", [("a.jsonl", "a.jsonl.gz"), ("a.json.zst", "a.json.gz"), ("A.JSONL.GZ", "a.jsonl")])
+@pytest.mark.parametrize("folder", ["", "part/"])
+def test_a_file_packed_and_unpacked_is_refused(tmp_path: Path, names: tuple[str, str], folder: str) -> None:
+    for name in names:
+        write_packed(tmp_path / folder / name, b'{"text": "once"}\n')
+    with pytest.raises(DataError, match="records would be read twice") as error_info:
+        list_source(source_at(tmp_path), "text")
+    assert all(f"{folder}{name}" in str(error_info.value) for name in names)
+
+
+@pytest.mark.parametrize("names", [("a.jsonl", "b.jsonl.gz"), ("a.json", "a.jsonl.gz"), ("x/a.jsonl", "y/a.jsonl.gz")])
+def test_files_that_only_resemble_each_other_are_all_read(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        write_packed(tmp_path / name, b'{"text": "once"}\n{"text": "again"}\n')
+    assert sorted(shard.name for shard in list_shards(source_at(tmp_path), "text")) == sorted(names)
+
+
+def write_packed(path: Path, data: bytes) -> None:
+    """Write a file, compressed as its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    codec = codec_of(path.name)
+    path.write_bytes(gzip.compress(data) if codec == "gzip" else zstandard.compress(data) if codec else data)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firstsight.data.file_types import no_data_reason
 from firstsight.data.readers import list_tar_members
-from firstsight.data.readers.file_types import no_data_reason
 from firstsight.data.readers.tars import read_tar_members
 from firstsight.data.records import Notices
 from firstsight.errors import DataError

@@ -76,5 +76,5 @@ def test_invalid_copies_are_refused(tmp_path: Path) -> None:
         load_dataset_splits(tmp_path, "arc_easy")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "test.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="wanted a Parquet table"):
+    with pytest.raises(DataError, match="wanted a table in Parquet or Arrow"):
         load_dataset_splits(tmp_path / "broken", "arc_easy")

@@ -110,6 +110,22 @@ def test_vizwiz_ids_are_image_names(tmp_path: Path) -> None:
         read("vizwiz", tmp_path)
 
 
+@pytest.mark.parametrize(("answers", "truth", "share"), [
+    (["A Dog.", "the cats!", "dog"], ("dog", "cats", "dog"), "2 of 3"),
+    (["dog", "cat", "A Dog."], ("dog", "cat", "A Dog."), ""),
+])  # fmt: skip
+def test_a_note_says_that_annotations_of_another_origin_are_normalised(
+    tmp_path: Path, answers: list[str], truth: tuple[str, ...], share: str
+) -> None:
+    write(tmp_path, "val.json", [{"image": "V.jpg", "question": "q", "answers": [{"answer": a} for a in answers]}])
+    task = get_task("vizwiz")
+    assert read("vizwiz", tmp_path)[0].truth == truth
+    assert task.reading_notes is not None
+    notes = list(task.reading_notes(benchmark_files(tmp_path)))
+    assert len(notes) == bool(share)
+    assert all(f"val.json: {share} annotations are not in VizWiz's normal form" in note for note in notes)
+
+
 TEXTVQA_ROW = {"question_id": 5, "image_id": "ab", "question": "q", "answers": ["x", "y"] * 5}
 TOKENS_ROW = {"image_id": "ab", "ocr_tokens": ["STOP", "4-way"], "ocr_info": []}
 

@@ -27,9 +27,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from firstsight.data.compression import unpacked
+from firstsight.data.file_types import codec_of, is_image_name, no_data_reason
 from firstsight.data.images import perceptual_hash
-from firstsight.data.readers.file_types import codec_of, is_image_name, no_data_reason
-from firstsight.data.readers.json_files import unpacked
 from firstsight.data.readers.tables import check_row_groups
 from firstsight.data.readers.tars import TarMember, read_tar_members
 from firstsight.data.records import Notices, RecordError

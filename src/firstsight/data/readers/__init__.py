@@ -8,7 +8,7 @@ dialogues    JSON lines and lists (LLaVA), tables
 JSON is .jsonl, .ndjson or .json, also as .gz, .zst or .zstd; tables are .parquet, .arrow or .feather.
 """
 
-from firstsight.data.readers.file_types import IMAGE_EXTENSIONS
+from firstsight.data.file_types import IMAGE_EXTENSIONS
 from firstsight.data.readers.filesystem import Shard
 from firstsight.data.readers.source_reader import (
     RecordReader,

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
+from firstsight.data.file_types import IMAGE_EXTENSIONS, is_documentation
 from firstsight.data.images import perceptual_hash
-from firstsight.data.readers.file_types import IMAGE_EXTENSIONS, is_documentation
 from firstsight.data.readers.filesystem import ReadContext, ReadDigest, open_folder
 from firstsight.data.readers.json_files import decode_utf8, parse_json_object, parse_optional_object
 from firstsight.data.readers.tables import TableRow, table_records

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
 
-from firstsight.data.readers.file_types import is_image_name
+from firstsight.data.file_types import is_image_name
 from firstsight.data.records import RecordError
 
 TURN_KEYS = ("conversations", "messages", "texts", "turns", "conversation", "dialogue", "dialog")

@@ -8,14 +8,14 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from firstsight.data.images import looks_like_base64, perceptual_hash
-from firstsight.data.readers.file_types import (
+from firstsight.data.file_types import (
     ARCHIVE_ENDINGS,
     IMAGE_EXTENSIONS,
     file_type,
     is_image_name,
     no_data_reason,
 )
+from firstsight.data.images import looks_like_base64, perceptual_hash
 from firstsight.data.readers.filesystem import ReadDigest, SourceFolder, open_folder
 from firstsight.data.readers.json_files import parse_optional_object
 from firstsight.data.readers.tars import TarMember, check_member, read_tar_members

@@ -5,22 +5,18 @@ The parser of lists is our own because json and ijson do not report the byte off
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
-import pyarrow as pa
-
-from firstsight.data.readers.file_types import codec_of, is_plain_json
+from firstsight.data.compression import unpacked
+from firstsight.data.file_types import codec_of, is_plain_json
 from firstsight.data.readers.filesystem import ReadContext, ReadDigest, SourceFolder
 from firstsight.data.records import Record, RecordError, RejectedRecord
 from firstsight.errors import DataError, LimitExceeded
-from firstsight.limits import UnpackedStream, current_limits, describe_excess, iter_lines, limit_exceeded, parse_json
+from firstsight.limits import current_limits, describe_excess, iter_lines, limit_exceeded, parse_json
 
 RANGE_ITEMS, RANGE_BYTES = 10_000, 16 << 20
 """A byte range of a list ends at the first item after this many items or bytes."""
@@ -28,7 +24,6 @@ _READ_SIZE = 1 << 20
 _NOT_WHITESPACE = re.compile(r"[^ \t\r\n]")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_ZSTD_WINDOW = "Frame requires too much memory"
 JsonLayout = Literal["list", "lines", "other"]
 
 
@@ -132,45 +127,6 @@ def decode_utf8(data: bytes, prefix: str = "") -> str:
 def without_byte_order_mark(data: bytes) -> bytes:
     """UTF-8 without a mark at its beginning; files that were joined have marks at the beginnings of lines too."""
     return data.removeprefix(_BYTE_ORDER_MARK)
-
-
-def unpacked(stream: Any, path: str) -> Any:
-    """A stream unpacked as its name says; reading raises DataError if it is truncated, LimitExceeded if too large.
-
-    pyarrow reports truncated zstandard frames, which zstandard's reader does not; Python's gzip accepts zero bytes
-    after the last member (tape padding), which pyarrow does not.
-    """
-    codec = codec_of(path)
-    if not codec:
-        return stream
-    if codec == "gzip":
-        content: Any = gzip.GzipFile(fileobj=stream)
-    else:
-        unclosed = SimpleNamespace(read=stream.read, close=lambda: None, closed=False)  # pyarrow closes what it reads
-        content = pa.CompressedInputStream(pa.PythonFile(unclosed, "r"), "zstd")
-    return io.BufferedReader(_CheckedStream(content, path, codec), _READ_SIZE)
-
-
-class _CheckedStream(io.RawIOBase):
-    """Unpacked bytes within the limit; DataError instead of a codec's own errors."""
-
-    def __init__(self, content: Any, path: str, codec: str) -> None:
-        self._content, self._path, self._codec = UnpackedStream(content, path), path, codec
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            return self._content.readinto(buffer)
-        except (EOFError, OSError, zlib.error) as error:
-            if _ZSTD_WINDOW in str(error):
-                raise DataError(
-                    f"{self._path}: wanted zstandard frames with a window of at most 128 MB. Got a longer one (zstd "
-                    "--long=28 or more). Pack it again: zstd -dc --long=31 FILE | zstd -o NEW.jsonl.zst"
-                ) from None
-            advice = "Copy it again from its origin."
-            raise DataError(f"{self._path}: not a complete {self._codec} file ({error}). {advice}") from None
 
 
 def json_list_ranges(folder: SourceFolder, name: str, size: int) -> list[tuple[int, int]]:

@@ -11,13 +11,12 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from firstsight.data.index import Index, ShardInfo
-from firstsight.data.readers.captions import read_captions_table, read_captions_tar
-from firstsight.data.readers.dialogues import read_dialogues_json, read_dialogues_table
-from firstsight.data.readers.file_types import (
+from firstsight.data.file_types import (
     ARCHIVE_ENDINGS,
+    DATASETS_METADATA,
     FileType,
     codec_of,
+    compression_ending,
     file_type,
     is_image_name,
     is_plain_json,
@@ -25,6 +24,9 @@ from firstsight.data.readers.file_types import (
     no_data_reason,
     unread_reason,
 )
+from firstsight.data.index import Index, ShardInfo
+from firstsight.data.readers.captions import read_captions_table, read_captions_tar
+from firstsight.data.readers.dialogues import read_dialogues_json, read_dialogues_table
 from firstsight.data.readers.filesystem import ReadContext, ReadDigest, Shard, SourceFolder, open_folder
 from firstsight.data.readers.image_lookup import ImageLookup
 from firstsight.data.readers.interleaved import read_interleaved_json, read_interleaved_table
@@ -48,8 +50,6 @@ FORMAT_READERS: Mapping[ExternalForm, Mapping[FileType, FormatReader]] = {
 """By form and type of file."""
 SHARD_MANIFEST = "manifest.jsonl"
 """Shards and their numbers of samples, one per line: {"shard", "num_sequences"} (open_lm, vla_foundry)."""
-_METADATA_FILES = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
-"""Written by `datasets` in the folder of its tables."""
 _SPLIT_ALIASES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -99,13 +99,15 @@ def list_source(location: Location, form: ExternalForm) -> SourceListing:
     else:
         names = _record_files(location, folder, form, notices)
     if not names:
-        got = "; ".join(f"{count:,} x {reason} ({first})" for reason, (count, first) in notices.entries.items())
+        got = notices.describe()
         raise DataError(
             f"{location.path}: wanted {form} as {known_endings(FORMAT_READERS[form])}. Got no such file"
             f"{f', but {got}' if got else ''}. Check the source's folder."
         )
     shards: list[Shard] = []
-    for name in _select_split(location, names, notices):
+    names = _select_split(location, names, notices)
+    _check_packed_once(folder, names)
+    for name in names:
         size, stamp = folder.file_info(name)
         is_list = is_plain_json(name) and not codec_of(name) and json_layout(folder, name) != "lines"
         ranges = json_list_ranges(folder, name, size) if is_list else [(0, size)]
@@ -151,7 +153,7 @@ def _reason_not_read(folder: SourceFolder, name: str, form: ExternalForm, tar_st
     if reason := no_data_reason(name):
         return reason
     file_name, kind = PurePosixPath(name).name.lower(), file_type(name)
-    if file_name in (SHARD_MANIFEST, *_METADATA_FILES):
+    if file_name in (SHARD_MANIFEST, *DATASETS_METADATA):
         return f"metadata {file_name}"
     if kind not in FORMAT_READERS[form]:
         return unread_reason(name)
@@ -190,6 +192,19 @@ def _select_split(location: Location, names: list[str], notices: Notices) -> lis
         if split and (other := _split_of_name(name)) != split:
             notices.add(f"split {other or 'without a name'}", name)
     return selected
+
+
+def _check_packed_once(folder: SourceFolder, names: Iterable[str]) -> None:
+    """DataError for a file that is there both packed and unpacked, whose records would be read twice."""
+    seen: dict[str, str] = {}
+    for name in names:
+        unpacked_name = name.lower().removesuffix(compression_ending(name))
+        first = seen.setdefault(unpacked_name, name)
+        if first != name and (codec_of(first) or codec_of(name)):
+            raise DataError(
+                f"{folder.base_path}: wanted each file once. Got {first} and {name}, by their names one file packed "
+                "and unpacked, whose records would be read twice. Remove one of them, or rename it if it is another."
+            )
 
 
 def _manifest_shards(folder: SourceFolder) -> list[str]:

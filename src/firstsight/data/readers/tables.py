@@ -88,7 +88,7 @@ def table_records(
 def _read_rows(context: ReadContext, layouts: Sequence[Sequence[str]], optional: Sequence[str]) -> Iterator[TableRow]:
     with context.folder.local_copy(context.shard.name, context.digest) as path, ExitStack() as stack:
         try:
-            schema, table, batches = _open_table(path, stack)
+            schema, table, batches = open_table(path, stack)
             columns = _resolve_columns(context, schema.names, layouts, optional)
             others = _other_images(context, schema, columns)
             extra = _columns_to_check(context, schema, columns) if "turns" in layouts[0] else []
@@ -109,7 +109,7 @@ def _read_rows(context: ReadContext, layouts: Sequence[Sequence[str]], optional:
             raise DataError(f"{context.path}: not a table, or truncated ({error}). Copy it again.") from None
 
 
-def _open_table(path: Path, stack: ExitStack) -> tuple[Any, pq.ParquetFile | None, Callable[[list[str]], Any]]:
+def open_table(path: Path, stack: ExitStack) -> tuple[Any, pq.ParquetFile | None, Callable[[list[str]], Any]]:
     """Schema, the table if it is Parquet, and a function from columns to batches; the format is by the first bytes."""
     with path.open("rb") as file:
         magic = file.read(6)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from firstsight.data.readers.file_types import IMAGE_EXTENSIONS, no_data_reason
+from firstsight.data.file_types import IMAGE_EXTENSIONS, no_data_reason
 from firstsight.data.readers.filesystem import BinaryStream, skip_bytes
 from firstsight.data.records import Notices, RecordError
 from firstsight.errors import DataError
@@ -73,10 +73,11 @@ def extension_filter(extensions: Container[str]) -> Callable[[TarMember], bool]:
     return lambda member: member.is_regular and member.extension in extensions and member.is_within_limit
 
 
-def list_tar_members(file: Path) -> Iterator[TarMember]:
+def list_tar_members(file: Path, *, notices: Notices | None = None) -> Iterator[TarMember]:
     """Members of an uncompressed local tar without its folders; DataError when it is truncated or not a tar."""
     with file.open("rb") as data:
-        yield from (member for member, _ in read_tar_members(data, str(file), needs_content=lambda member: False))
+        members = read_tar_members(data, str(file), needs_content=lambda member: False, notices=notices)
+        yield from (member for member, _ in members)
 
 
 def read_tar_members(

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 
-from firstsight.data.readers.file_types import is_documentation
+from firstsight.data.file_types import is_documentation
 from firstsight.data.readers.filesystem import ReadContext
 from firstsight.data.readers.json_files import Position, decode_utf8, json_records
 from firstsight.data.readers.tables import table_records

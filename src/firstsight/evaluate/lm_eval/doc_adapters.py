@@ -1,27 +1,33 @@
 """Offline copies of data sets, and their conversion to records of lm-eval's definitions.
 
-A copy is Parquet, JSON, JSON lines (.gz) or a `save_to_disk` folder, or questions in llm-foundry's or OLMES' form
-(query, choices, gold).
+A copy is Parquet, Arrow, JSON or JSON lines (also compressed) or a `save_to_disk` folder, or questions in
+llm-foundry's or OLMES' form (query, choices, gold).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from firstsight.data.file_types import FileType, file_type, known_endings
+from firstsight.data.readers.tables import check_row_groups, open_table
+from firstsight.data.records import Notices
 from firstsight.errors import DataError
 from firstsight.evaluate.lm_eval.tasks import LmEvalTask, get_lm_eval_task
-from firstsight.evaluate.task import TAGS, load_json_records
+from firstsight.evaluate.task import TAGS, load_json_records, select_data_files
 from firstsight.limits import check_limit
 
 DatasetRow = dict[str, Any]
 DatasetSplits = dict[str, list[DatasetRow]]
 
-_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
-_IGNORED_NAMES = re.compile(r"\.|readme|license|question_blind\.json$|task\.json$|dataset_infos?\.json$", re.IGNORECASE)
+COPY_TYPES: tuple[FileType, ...] = ("table", "json")
+"""The types of files that a copy consists of."""
 _SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 
 
@@ -53,12 +59,12 @@ def _load_saved(root: Path, task: LmEvalTask) -> DatasetSplits:
 
 
 def _load_files(root: Path, task: LmEvalTask) -> DatasetSplits:
-    paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name.endswith(_SUFFIXES)]
-    files = [path for path in paths if not _IGNORED_NAMES.match(path.name)]
+    paths = [path for path in root.rglob("*") if path.is_file()]
+    files = select_data_files(root, paths, types=COPY_TYPES, notices=Notices())
     if not files:
         names = ", ".join(sorted(path.name for path in root.iterdir())) if root.is_dir() else "no folder"
         raise DataError(
-            f"{root}: wanted a copy of the task's data set ({', '.join(_SUFFIXES)} or save_to_disk). "
+            f"{root}: wanted a copy of the task's data set ({known_endings(COPY_TYPES)} or save_to_disk). "
             f"Got {names or 'nothing'}. Put it there."
         )
     split_names = _SPLIT_NAMES | {task.split: task.split}
@@ -69,27 +75,30 @@ def _load_files(root: Path, task: LmEvalTask) -> DatasetSplits:
         split = next((split_names[word] for word in reversed(words) if word in split_names), task.split)
         files_by_split.setdefault(split, []).append(file)
     for split, group in files_by_split.items():
-        if len(group) > 1 and any(file.suffix != ".parquet" for file in group):
+        if len(group) > 1 and any(file_type(file.name) != "table" for file in group):
             names = ", ".join(str(file.relative_to(root)) for file in group)
             raise DataError(f"{root}: wanted the split {split} once. Got {names}. Keep one copy of it.")
     return {split: [row for file in group for row in _read_rows(file)] for split, group in files_by_split.items()}
 
 
 def _read_rows(file: Path) -> list[DatasetRow]:
-    if file.suffix != ".parquet":
+    if file_type(file.name) == "json":
         return load_json_records(file)
-    import pyarrow
-    from pyarrow import parquet
-
-    from firstsight.data.readers.tables import check_row_groups
-
+    rows: list[DatasetRow] = []
     try:
-        table = parquet.ParquetFile(file)
-        check_row_groups(table, file, table.schema_arrow.names)
-        check_limit(file, "file", sum(table.metadata.row_group(n).total_byte_size for n in range(table.num_row_groups)))
-        return table.read().to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{file}: wanted a Parquet table. Got: {error}. Copy it again.") from error
+        with ExitStack() as stack:
+            schema, table, batches = open_table(file, stack)
+            if table is not None:
+                check_row_groups(table, file, schema.names)
+                size = sum(table.metadata.row_group(n).total_byte_size for n in range(table.num_row_groups))
+            else:
+                size = file.stat().st_size
+            check_limit(file, "file", size)
+            for batch in batches(schema.names):
+                rows += batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file}: wanted a table in Parquet or Arrow. Got: {error}. Copy it again.") from error
+    return rows
 
 
 _UNCONDITIONAL_OFFSET = 1_000_000

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 from firstsight.errors import DataError, RequestError
 from firstsight.evaluate import tasks
 from firstsight.evaluate.answer_cache import AnswerCache, questions_digest
-from firstsight.evaluate.lm_eval.doc_adapters import gold_index
+from firstsight.evaluate.lm_eval.doc_adapters import COPY_TYPES, gold_index
 from firstsight.evaluate.lm_eval.tasks import definition_version, get_lm_eval_task, missing_lm_eval
 from firstsight.evaluate.models.interface import EvalModel, RawAnswer
 from firstsight.evaluate.models.native import NativeModel
 from firstsight.evaluate.result_files import SoftScore
 from firstsight.evaluate.results import ScoredAnswer
 from firstsight.evaluate.soft_scores import soft_score
-from firstsight.evaluate.task import PromptStyle, Question, Task, record_tags
+from firstsight.evaluate.task import PromptStyle, Question, Task, record_tags, unread_file_notes
 from firstsight.files import file_sha256
-from firstsight.site import ProgressCallback
+from firstsight.site import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from firstsight.evaluate.lm_eval.task_definitions import LoadedTask
@@ -63,6 +63,8 @@ def evaluate_with_lm_eval(
     folder = benchmarks_path / task.name  # without files where lm-eval downloads the data
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     file_digests = ([path.relative_to(folder).as_posix(), file_sha256(path)] for path in files)
+    for note in unread_file_notes(folder, types=COPY_TYPES, pattern="**/*"):
+        on_progress(Progress(done=0, total=0, unit="answers", note=note))
     digest = questions_digest([definition_version(task.name), *file_digests])
     header = {"task": task.name, "version": task.version, "style": "lm-eval", "questions": digest}
     answer_cache = AnswerCache(folder=answers_folder, header=header)

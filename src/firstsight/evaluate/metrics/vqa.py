@@ -140,9 +140,20 @@ def normalise_vizwiz_annotations(truths: Sequence[Truth]) -> list[tuple[str, ...
     Of VizWiz's validation file 99.5 % are normalised already.
     """
     annotations = [tuple(_annotator_answers(truth)) for truth in truths]
-    normalised = [tuple(map(_normalise_vizwiz_answer, answers)) for answers in annotations]
-    num_equal = sum(a == b for pair in zip(annotations, normalised, strict=True) for a, b in zip(*pair, strict=True))
-    return annotations if 2 * num_equal >= sum(map(len, annotations)) else normalised
+    return (
+        [tuple(map(_normalise_vizwiz_answer, a)) for a in annotations] if foreign_vizwiz_note(truths) else annotations
+    )
+
+
+def foreign_vizwiz_note(truths: Sequence[Truth]) -> str:
+    """A line for a file most of whose annotations are not normalised, so that all of them are; empty for VizWiz's."""
+    annotations = [answer for truth in truths for answer in _annotator_answers(truth)]
+    num_changed = sum(_normalise_vizwiz_answer(answer) != answer for answer in annotations)
+    share = f"{num_changed:,} of {len(annotations):,}"
+    reading = (
+        f"{share} annotations are not in VizWiz's normal form: the file is of another origin, and all are normalised"
+    )
+    return reading if 2 * num_changed > len(annotations) else ""
 
 
 def _annotator_answers(truth: Truth) -> Sequence[str]:

@@ -16,8 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from firstsight.data.file_types import file_type, is_plain_json, uncompressed_ending
 from firstsight.errors import DataError
-from firstsight.evaluate.offline_scoring.answer_folders import AnswerFile, PassedOver, list_answer_files
+from firstsight.evaluate.offline_scoring.answer_folders import (
+    TABLE_SEPARATORS,
+    AnswerFile,
+    PassedOver,
+    list_answer_files,
+)
 from firstsight.evaluate.task import parse_json_text, read_text_file
 
 ID_KEYS = (
@@ -50,13 +56,10 @@ TRUE_BOX_KEYS = ("ground_truth_bbox", "gt_bbox", "gt_box", "true_bbox")
 """True boxes, which harnesses repeat in their results; they identify the question."""
 _REFEXP_BOXES = "predicted_bounding_boxes"
 """Google RefExp's key of the boxes of one expression, the likeliest first, as left, top, width and height in pixels."""
-_TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
-"""Endings of tables, and their separators."""
 _UNSUPPORTED_SIGNATURES = {
     b"PK\x03\x04": "a spreadsheet or a zip archive",
     b"PAR1": "a Parquet table",
     b"\x80": "a Python pickle",
-    b"\x28\xb5\x2f\xfd": "packed with zstd",
     **dict.fromkeys((b"\xff\xfe", b"\xfe\xff"), "text in UTF-16"),
 }
 """First bytes of files that tools write but that are not read here."""
@@ -157,8 +160,8 @@ def _no_answer_message(location: str, record: Mapping[str, Any]) -> str:
     names = ", ".join(map(str, record))
     if any(re.fullmatch(r"generated_refexp|descrip_\d_\d", str(key)) for key in record):
         return (
-            f"{location}: has generated expressions, which people compare. Wanted boxes: Google RefExp's results with "
-            f"annotation_id and {_REFEXP_BOXES}."
+            f"{location}: has generated expressions without boxes, which people compare. Wanted Google RefExp's JSON "
+            f"of comprehension results, whose records have annotation_id and {_REFEXP_BOXES}."
         )
     return (
         f"{location}: wanted an answer, under a key such as answer, text, prediction, response, model_output or "
@@ -339,13 +342,14 @@ def _answers_of_id(value: Any) -> list[Any]:
 
 
 def load_answer_json(path: Path) -> Any:
-    """A JSON file; JSON lines or a table with a header as a list; plain or gzip. NaN, which Python writes, is valid."""
+    """A JSON file; JSON lines or a table with a header as a list; plain or compressed. NaN is valid."""
     check_file_format(path)
     text = read_text_file(path)
-    if separator := _TABLE_SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix.lower()):
+    if separator := TABLE_SEPARATORS.get(uncompressed_ending(path.name)):
         return _table_rows(text, separator, path)
     content = parse_json_text(text, path) if text.strip() else []
-    return [content] if isinstance(content, dict) and ".jsonl" in path.name else content
+    is_lines = file_type(path.name) == "json" and not is_plain_json(path.name)
+    return [content] if isinstance(content, dict) and is_lines else content
 
 
 def _table_rows(text: str, separator: str, path: Path) -> list[dict[str, str]]:
@@ -375,6 +379,6 @@ def check_file_format(path: Path) -> None:
     kind = next((kind for signature, kind in _UNSUPPORTED_SIGNATURES.items() if head.startswith(signature)), "")
     if kind:
         raise DataError(
-            f"{path}: is {kind}. Wanted JSON or JSON lines in UTF-8, or csv or tsv, plain or gzip. Unpack it, or write "
-            "its records in one of these forms (VLMEvalKit: PRED_FORMAT=json)."
+            f"{path}: is {kind}. Wanted JSON or JSON lines in UTF-8, or csv or tsv, plain, gzip or zstd. Unpack it, or "
+            "write its records in one of these forms (VLMEvalKit: PRED_FORMAT=json)."
         )

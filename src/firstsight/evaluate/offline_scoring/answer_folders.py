@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-_FORMS = ("json", "jsonl", "csv", "tsv")
-_ENDINGS = tuple(f".{form}{packed}" for form in _FORMS for packed in ("", ".gz"))
+from firstsight.data.file_types import file_type, no_data_reason, uncompressed_ending
+
+TABLE_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+"""Endings of tables, and their separators."""
 _SAMPLES = re.compile(
-    r"(?:^|_)samples_(?P<task>.+?)(?:_\d{4}-?\d{2}-?\d{2}T?[\d:.-]*)?\.jsonl?(?:\.gz)?$", re.IGNORECASE
+    r"(?:^|_)samples_(?P<task>.+?)(?:_\d{4}-?\d{2}-?\d{2}T?[\d:.-]*)?\.jsonl?(?:\.\w+)?$", re.IGNORECASE
 )
 """20240601_120000_samples_vqav2_val.jsonl of lmms-eval, samples_arc_easy_2024-06-01T12-00-00.123.jsonl of lm-eval."""
 _SAMPLE_PREFIXES = {
@@ -73,8 +75,8 @@ def list_answer_files(paths: Sequence[Path], task: str, passed_over: PassedOver)
 
 def _folder_files(folder: Path, task: str, passed_over: PassedOver) -> list[AnswerFile]:
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    hidden = [name for name in names if any(part.startswith(".") for part in Path(name).parts)]
-    others = [name for name in names if name not in set(hidden) and not name.lower().endswith(_ENDINGS)]
+    hidden = [name for name in names if no_data_reason(name)]
+    others = [name for name in names if name not in set(hidden) and not _has_answer_ending(name)]
     passed_over.add("hidden", *hidden)
     passed_over.add("no JSON, JSON lines or table", *others)
     names = _drop(names, {*hidden, *others})
@@ -92,6 +94,10 @@ def _folder_files(folder: Path, task: str, passed_over: PassedOver) -> list[Answ
     foreign = _samples_of_other_tasks(names, task)
     passed_over.add("samples of other tasks", *foreign)
     return [AnswerFile(folder / name, name, is_in_folder=True) for name in _drop(names, foreign)]
+
+
+def _has_answer_ending(name: str) -> bool:
+    return file_type(name) == "json" or uncompressed_ending(name) in TABLE_SEPARATORS
 
 
 def _samples_of_other_tasks(names: Sequence[str], task: str) -> list[str]:

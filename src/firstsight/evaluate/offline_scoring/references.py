@@ -5,16 +5,15 @@ Several files of one benchmark, such as its head and its tail, are parts of it.
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from firstsight.data.compression import open_unpacked
 from firstsight.errors import DataError
 from firstsight.evaluate.offline_scoring.answer_files import (
     AnswerRecord,
@@ -23,7 +22,7 @@ from firstsight.evaluate.offline_scoring.answer_files import (
     read_answer_records,
 )
 from firstsight.evaluate.offline_scoring.parts import other_set_ids, read_parts
-from firstsight.evaluate.task import Question, Task, benchmark_files, normalize_image_name
+from firstsight.evaluate.task import Question, Task, benchmark_files, normalize_image_name, unread_file_notes
 from firstsight.evaluate.tasks import TASKS
 from firstsight.limits import parse_json
 
@@ -49,6 +48,8 @@ class References:
     benchmark_files: tuple[Path, ...]
     parts: Mapping[str, range]
     """Positions of the questions of each part; empty for a benchmark in one part."""
+    notes: tuple[str, ...]
+    """Lines about files that are not read, and about questions that are read otherwise than the files have them."""
     other_sets: Mapping[str, str]
     """Ids that the index of the paper's harness gives to another set, and that set: {"123": "RefCOCO+"}."""
 
@@ -97,6 +98,10 @@ def read_references(paths: Sequence[Path], task: Task) -> References:
         question_records=records,
         benchmark_files=own_files,
         parts=ranges if len(ranges) > 1 else {},
+        notes=(
+            *(note for path in paths if path.is_dir() for note in unread_file_notes(path)),
+            *(base_task.reading_notes(own_files) if base_task.reading_notes else ()),
+        ),
         other_sets={key: name for path in indexes for key, name in other_set_ids(path, task).items()},
     )
 
@@ -130,12 +135,10 @@ def _is_question_file(path: Path) -> bool:
 
 def _first_line(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            is_gzip = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rb") if is_gzip else path.open("rb") as file:
-            return file.readline(_MAX_HEAD_BYTES).decode("utf-8-sig", errors="replace")
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: wanted a text file, plain or gzip. Got: {error}. Fetch it again.") from error
+        with open_unpacked(path) as stream:
+            return stream.readline(_MAX_HEAD_BYTES).decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        raise DataError(f"{path}: wanted a text file, plain or compressed. Got: {error}. Fetch it again.") from error
 
 
 def _read_question_file(path: Path) -> dict[str, AnswerRecord]:

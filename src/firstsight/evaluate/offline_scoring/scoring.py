@@ -131,7 +131,7 @@ def _join_and_score(
         cleaned=texts.cleaned,
         rules=rules,
         benchmark_version=version,
-        notes=(*files.notes, *texts.notes, *skipped_notes, *warnings),
+        notes=(*references.notes, *files.notes, *texts.notes, *skipped_notes, *warnings),
     )
 
 

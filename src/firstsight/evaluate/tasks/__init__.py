@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from firstsight.errors import RequestError, UnknownName
-from firstsight.evaluate.task import Task
+from firstsight.evaluate.task import TASK_FILE, Task
 from firstsight.evaluate.tasks.boxes import OCID_REF, REFCOCO, REFCOCO_PLUS, REFCOCOG
 from firstsight.evaluate.tasks.captions import COCO_CAPTIONS, NOCAPS
 from firstsight.evaluate.tasks.choices import MMMU, TEXT_TASKS
-from firstsight.evaluate.tasks.custom import TASK_FILE, load_custom_task
+from firstsight.evaluate.tasks.custom import load_custom_task
 from firstsight.evaluate.tasks.vqa import GQA, KINDS, POPE, POPE_P, TEXTVQA, TEXTVQA_OCR, VIZWIZ, VQAV2
 
 PAPER_TASKS: tuple[Task, ...] = (VQAV2, GQA, VIZWIZ, TEXTVQA, REFCOCO, OCID_REF, POPE)

@@ -11,13 +11,12 @@ from typing import Any
 from firstsight.errors import DataError
 from firstsight.evaluate.metrics import METRICS
 from firstsight.evaluate.metrics.metric import Truth
-from firstsight.evaluate.metrics.vqa import normalise_vizwiz_annotations
-from firstsight.evaluate.task import Question, Task, benchmark_files, load_json, single_file
+from firstsight.evaluate.metrics.vqa import foreign_vizwiz_note, normalise_vizwiz_annotations
+from firstsight.evaluate.task import TASK_FILE, Question, Task, benchmark_files, load_json, single_file
 from firstsight.evaluate.tasks import records
 from firstsight.evaluate.tasks.choices import OPTION_LETTERS, question_with_options
 from firstsight.evaluate.tasks.records import BenchmarkRecord
 
-TASK_FILE = "task.json"
 _TASK_KEYS = ("prompt", "metric", "answered", "chance", "version")
 _QUESTION_KEYS = ("id", "question", "image", "split")
 _OPTIONAL_KEYS = ("image", "split", "width", "height")
@@ -50,6 +49,7 @@ def load_custom_task(folder: Path) -> Task:
         read_questions=partial(_read_questions, metric=metric, is_choice=is_choice),
         prompt_templates={"bare": template, "paper": template},
         version=content["version"],
+        reading_notes=_vizwiz_notes if metric == "vizwiz" else None,
     )
 
 
@@ -90,6 +90,12 @@ def _read_questions(paths: Sequence[Path], *, metric: str, is_choice: bool) -> t
         truths = normalise_vizwiz_annotations([question.truth for question in questions])
         questions = [replace(question, truth=truth) for question, truth in zip(questions, truths, strict=True)]
     return records.require_unique_ids(questions, paths)
+
+
+def _vizwiz_notes(paths: Sequence[Path]) -> list[str]:
+    path = single_file(paths, "questions.jsonl")
+    note = foreign_vizwiz_note([_texts(row, "answers") for row in records.read_records(path)])
+    return [f"{path}: {note}"] if note else []
 
 
 def _question(record: BenchmarkRecord, metric: str, *, is_choice: bool) -> Question:

@@ -16,6 +16,7 @@ from firstsight.evaluate.metrics.vqa import (
     TEXTVQA_ACCURACY,
     VIZWIZ_ACCURACY,
     VQA_ACCURACY,
+    foreign_vizwiz_note,
     normalise_vizwiz_annotations,
 )
 from firstsight.evaluate.task import Question, load_json, record_tags, require_key, single_file
@@ -55,14 +56,22 @@ def read_vizwiz(paths: Sequence[Path]) -> tuple[Question, ...]:
 
     Annotations of a file of another origin are normalised, as VizWiz's are.
     """
-    contents = {path: load_json(path) for path in paths}
-    if _is_vqa_form(contents):
-        questions = _join_vqa_files(contents)
-    else:
-        path = single_file(paths, "VizWiz's list of one split")
-        questions = _annotated_questions(read_records(path), path, id_keys=("question_id", "image"), image_key="image")
+    questions = _read_vizwiz_files(paths)
     truths = normalise_vizwiz_annotations([question.truth for question in questions])
     return tuple(replace(question, truth=truth) for question, truth in zip(questions, truths, strict=True))
+
+
+def _read_vizwiz_files(paths: Sequence[Path]) -> tuple[Question, ...]:
+    contents = {path: load_json(path) for path in paths}
+    if _is_vqa_form(contents):
+        return _join_vqa_files(contents)
+    path = single_file(paths, "VizWiz's list of one split")
+    return _annotated_questions(read_records(path), path, id_keys=("question_id", "image"), image_key="image")
+
+
+def _vizwiz_notes(paths: Sequence[Path]) -> list[str]:
+    note = foreign_vizwiz_note([question.truth for question in _read_vizwiz_files(paths)])
+    return [f"{records.join_paths(paths)}: {note}"] if note else []
 
 
 def _annotated_questions(
@@ -253,7 +262,10 @@ KINDS = vision_task("kinds", VQA_ACCURACY, read_vqa, version=2)
 
 GQA = vision_task("gqa", EXACT_MATCH, read_gqa, version=1, chance=0.25, baseline=0.25, published=_SIZES["gqa"])
 
-VIZWIZ = vision_task("vizwiz", VIZWIZ_ACCURACY, read_vizwiz, prompt=_VIZWIZ, version=3, published=_SIZES["vizwiz"])
+_VIZWIZ_TASK = vision_task(
+    "vizwiz", VIZWIZ_ACCURACY, read_vizwiz, prompt=_VIZWIZ, version=3, published=_SIZES["vizwiz"]
+)
+VIZWIZ = replace(_VIZWIZ_TASK, reading_notes=_vizwiz_notes)
 """Questions of blind people, many of them unanswerable; scored, but not in the stable score."""
 
 TEXTVQA = vision_task("textvqa", TEXTVQA_ACCURACY, read_textvqa, version=2, baseline=0.0, published=_SIZES["textvqa"])

@@ -19,6 +19,8 @@ _FILE_TYPES: dict[str, FileType] = {
     ".tar": "tar",
 }
 ARCHIVE_ENDINGS = (".zip", ".7z", ".rar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.zstd")
+DATASETS_METADATA = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
+"""Written by `datasets` in the folder of its tables."""
 _NO_DATA = re.compile(
     r"(?:^|/)(?:"
     r"(?P<macOS>__MACOSX(?:/|$)|\._[^/]*$|\.DS_Store$|Icon\r$)|"
@@ -40,23 +42,32 @@ def _split_ending(name: str) -> tuple[str, str]:
     return (lower[:dot], lower[dot:]) if dot > lower.rfind("/") + 1 else (lower, "")
 
 
+def compression_ending(name: str) -> str:
+    """.gz, .zst or .zstd; empty for a file that is not compressed."""
+    ending = _split_ending(name)[1]
+    return ending if ending in CODECS else ""
+
+
 def codec_of(name: str) -> str:
     """gzip, zstd, or empty for a file that is not compressed."""
-    return CODECS.get(_split_ending(name)[1], "")
+    return CODECS.get(compression_ending(name), "")
+
+
+def uncompressed_ending(name: str) -> str:
+    """The ending in lower case, of a compressed file the one before: .csv for A.CSV.gz."""
+    stem, ending = _split_ending(name)
+    return _split_ending(stem)[1] if ending in CODECS else ending
 
 
 def file_type(name: str) -> FileType | None:
     """The reader's kind of a file; None for an ending that is not read."""
-    stem, ending = _split_ending(name)
-    if ending in CODECS:
-        return "json" if _FILE_TYPES.get(_split_ending(stem)[1]) == "json" else None
-    return _FILE_TYPES.get(ending)
+    kind = _FILE_TYPES.get(uncompressed_ending(name))
+    return kind if kind == "json" or not codec_of(name) else None
 
 
 def is_plain_json(name: str) -> bool:
     """Whether a file's ending leaves open if it is a list or lines: .json, also compressed."""
-    stem, ending = _split_ending(name)
-    return (_split_ending(stem)[1] if ending in CODECS else ending) == ".json"
+    return uncompressed_ending(name) == ".json"
 
 
 def known_endings(types: Collection[FileType]) -> str:
@@ -88,6 +99,6 @@ def unread_reason(name: str) -> str:
         return f"archive {ending}: unpack it"
     if is_documentation(name):
         return "documentation"
-    stem, ending = _split_ending(name)
-    inner = _split_ending(stem)[1] if ending in CODECS else ""
+    ending = _split_ending(name)[1]
+    inner = uncompressed_ending(name) if ending in CODECS else ""
     return f"ending {inner}{ending}" if ending else "no ending"

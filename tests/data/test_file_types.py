@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
-from firstsight.data.readers.file_types import (
+from firstsight.data.file_types import (
     codec_of,
     file_type,
     is_documentation,
