@@ -38,7 +38,12 @@ WRITTEN = {
         "player 3<loc_100><loc_250><loc_500><loc_750>",
         "[[100,250,500,750],[1,2,3,4]]",
     ],
-    "hundredths": ["{<10><25><50><75>}", "player 3 {<10><25><50><75>} of 9", "{<10><25><50><75>} {<1><2><3><4>}"],
+    "hundredths": [
+        *("[10%, 25%, 50%, 75%]", "10% 25% 50% 75%", "Player 3 is at 10 %; 25 %; 50 %; 75 %.", "(10.0%,25%,50%,75%)"),
+        "{<10><25><50><75>}",
+        "player 3 {<10><25><50><75>} of 9",
+        "{<10><25><50><75>} {<1><2><3><4>}",
+    ],
     "1,024ths": ["<loc0256><loc0102><loc0768><loc0512> cat 2", "1 <loc0256><loc0102><loc0768><loc0512>"],
     "pixels": [
         '```json\n[\n\t{"bbox_2d": [40, 50, 200, 150], "label": "player 3"}\n]\n```',
@@ -50,6 +55,7 @@ WRITTEN = {
         "[40.0, 50.0, 200.0, 150.0]",
         "40, 50, 200, 150",
         "[40, 50], [200, 150]",
+        *("40 50 200 150", "[40 50 200 150]", "40; 50; 200; 150", "[40;50;200;150] player 3", "40.0 50.0  200.0 150.0"),
     ],
     "shares": [
         "Player 3 is at [0.1, 0.25, 0.5, 0.75]",
@@ -59,6 +65,7 @@ WRITTEN = {
         "(0.1,0.25),(0.5,0.75)",
         "Player 3: xmin=0.1, ymin=0.25, xmax=0.5, ymax=0.75",
         "[0.1, 0.25, 0.5, 0.75]",
+        *("0.1; 0.25; 0.5; 0.75", "[0.1 0.25 0.5 0.75]"),
     ],
 }
 
@@ -141,3 +148,25 @@ def test_any_text_is_read_or_refused_with_a_reason(answers: list[str]) -> None:
         assert "unit is unclear" in str(error)
     else:
         assert len(boxes.texts) == len(answers)
+
+
+def test_pixels_with_their_unit_need_no_other_boxes() -> None:
+    boxes = read(["[40px, 50px, 200px, 150px]", "40 pixels 50 pixels 200 pixels 150 pixels", "no"])
+    assert [parse_box(text) for text in boxes.texts[:2]] == [pytest.approx(SHARES)] * 2
+    assert "have no units" not in " ".join(boxes.notes)
+
+
+@pytest.mark.parametrize(
+    ("answers", "sizes"),
+    [
+        (["40 50 200 150"] * 3, {"a": SIZE}),  # too few to infer a unit
+        (["40 50 200 150"] * 20, {}),  # no sizes of images
+        (["40 50 2000 150"] * 20, {"a": SIZE}),  # beyond the image in pixels and in thousandths
+    ],
+)
+def test_numbers_between_blanks_of_no_clear_unit_are_counted(
+    answers: list[str], sizes: dict[str, tuple[float, float]]
+) -> None:
+    boxes = normalize_file_boxes(answers, ["a.jpg"] * len(answers), get_image_sizes=lambda: sizes)
+    assert boxes.texts == tuple(answers)
+    assert boxes.notes == (f"{len(answers)} answers have no box inside the image, such as {answers[0]!r}",)

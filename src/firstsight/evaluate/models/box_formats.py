@@ -46,9 +46,16 @@ _LOC_BOX = re.compile(r"(?:<loc\d{4}>\s*){4}")
 _FLORENCE_BOX = re.compile(r"\s*".join([r"<loc_(\d{1,3})>"] * 4))
 """Florence-2: left, top, right, bottom in thousandths."""
 _SIGNED = r"([+-]?(?:\d+\.?\d*|\.\d+))"
-_COMMA = r"\s*,\s*"
+_COMMA = r"\s*[,;]\s*"
 _SIGNED_LIST = re.compile(r"[\[(]?\s*" + _COMMA.join([_SIGNED] * 4) + r"\s*,?\s*[\])]?")
 """A box alone."""
+_BLANK_LIST = re.compile(r"[\[(]?\s*" + r"\s+".join([_SIGNED] * 4) + r"\s*[\])]?")
+"""A box alone, without commas: read where the unit of all boxes together is clear, and otherwise no box."""
+_UNIT_LISTS = {
+    unit: re.compile(r"(?:\s*[,;]\s*|\s+)".join([rf"{_SIGNED}\s*{mark}"] * 4), re.IGNORECASE)
+    for unit, mark in (("hundredths", "%"), ("pixels", "(?:px|pixels?)"))
+}
+"""Four numbers, each with its unit."""
 _LISTS = re.compile(
     rf"\[\s*{_COMMA.join([_SIGNED] * 4)}\s*\]|\(\s*{_COMMA.join([_SIGNED] * 4)}\s*\)"
     rf"|\(\s*{_SIGNED}{_COMMA}{_SIGNED}\s*\)(?:\s*,?\s*|\s+(?:to|and)\s+)\(\s*{_SIGNED}{_COMMA}{_SIGNED}\s*\)"
@@ -138,7 +145,8 @@ class _FileBox(NamedTuple):
     edges: Box = ()
     """Empty without a box."""
     unit: str = ""
-    """The unit of its notation; "shares" for numbers up to 1, "plain" for others without a notation."""
+    """The unit of its notation; "shares" for numbers up to 1, "plain" for others without a notation, and "blanks" for
+    those of which nothing but blanks is between the numbers."""
     is_alone: bool = True
     """Whether the answer has nothing else."""
     has_others: bool = False
@@ -174,25 +182,40 @@ def normalize_file_boxes(
     notes = [f"{counts[unit]:,} boxes are written in {unit} of the image" for unit in _UNIT_EXTENTS if counts[unit]]
     sizes: list[ImageSize | None] = [None] * len(boxes)
     # A few are malformed answers in shares; if most have numbers over 1, the file is in another unit.
-    if counts["pixels"] or 2 * counts["plain"] > len(answers):
+    num_plain = counts["plain"] + counts["blanks"]
+    if counts["pixels"] or 2 * num_plain > len(answers):
         all_sizes = get_image_sizes()
         sizes = [all_sizes.get(normalize_image_name(image)) for image in images]
-        positions = [position for position, box in enumerate(boxes) if box.unit in ("plain", "pixels")]
+        positions = [position for position, box in enumerate(boxes) if box.unit in ("plain", "pixels", "blanks")]
         edges, box_sizes = (
             [boxes[position].edges for position in positions],
             [sizes[position] for position in positions],
         )
-        unit = _infer_unit(edges, box_sizes) if counts["plain"] else "pixels"
-        if unit == "pixels" and not all(box_sizes):
-            raise DataError("The boxes are in pixels, and the references have no sizes of images. Add files that have.")
-        for position in positions:
-            boxes[position] = boxes[position]._replace(unit=unit)
-        if counts["plain"]:
-            notes.append(f"{len(positions):,} boxes have no units; all of them together are {unit}")
-        notes += _order_notes(edges, box_sizes, unit)
+        unit = _unit_of_all(edges, box_sizes, is_plain=num_plain > 0, may_be_unclear=counts["blanks"] == len(positions))
+        if unit:
+            for position in positions:
+                boxes[position] = boxes[position]._replace(unit=unit)
+            if num_plain:
+                notes.append(f"{len(positions):,} boxes have no units; all of them together are {unit}")
+            notes += _order_notes(edges, box_sizes, unit)
     texts = [_share_text(answer, box, size) for answer, box, size in zip(answers, boxes, sizes, strict=True)]
     notes += _reading_notes(answers, boxes, [text for text, _ in texts], sum(is_cut for _, is_cut in texts))
     return FileBoxes(texts=tuple(text for text, _ in texts), notes=tuple(notes))
+
+
+def _unit_of_all(
+    boxes: Sequence[Box], sizes: Sequence[ImageSize | None], *, is_plain: bool, may_be_unclear: bool
+) -> str:
+    """The unit of all boxes together, some of which are plain; DataError, or empty, where it is unclear."""
+    try:
+        unit = _infer_unit(boxes, sizes) if is_plain else "pixels"
+        if unit == "pixels" and not all(sizes):
+            raise DataError("The boxes are in pixels, and the references have no sizes of images. Add files that have.")
+    except DataError:
+        if may_be_unclear:
+            return ""
+        raise
+    return unit
 
 
 def _find_box(answer: str) -> _FileBox:
@@ -211,8 +234,15 @@ def _find_box(answer: str) -> _FileBox:
     if "<loc" in answer and (match := _FLORENCE_BOX.search(answer)):
         has_others = _FLORENCE_BOX.search(answer, match.end()) is not None
         return _FileBox(tuple(map(float, match.groups())), "thousandths", has_others=has_others)
+    for unit, pattern in _UNIT_LISTS.items():
+        if match := pattern.search(answer):
+            has_others = pattern.search(answer, match.end()) is not None
+            return _FileBox(tuple(map(float, match.groups())), unit, has_others=has_others)
     if match := _SIGNED_LIST.fullmatch(answer.strip()):
         return _numbers_box(match.groups())
+    if match := _BLANK_LIST.fullmatch(answer.strip()):
+        box = _numbers_box(match.groups())
+        return box._replace(unit="blanks") if box.unit == "plain" else box
     notation = _THOUSANDTHS.search(answer)
     written = notation[1] or notation[2] or "" if notation else ""
     numbers = _FREE_NUMBER.findall(written)
@@ -234,7 +264,7 @@ def _numbers_box(groups: Sequence[str | None]) -> _FileBox:
 
 def _share_text(answer: str, box: _FileBox, size: ImageSize | None) -> tuple[str, bool]:
     """A box as the metric reads it, and whether it was cut to the image; other answers are unchanged."""
-    if box.unit in ("", "plain") or (box.unit == "shares" and parse_box(answer) is not None):
+    if box.unit in ("", "plain", "blanks") or (box.unit == "shares" and parse_box(answer) is not None):
         return answer, False
     extent = _UNIT_EXTENTS.get(box.unit, 1.0)
     width, height = size if box.unit == "pixels" and size else (extent, extent)
