@@ -30,6 +30,7 @@ from firstsight.evaluate.models.interface import (
     is_decoded,
     rank,
 )
+from firstsight.model.sampling import UNCHANGED, TokenSampler, inverse_cdf_sampler
 from firstsight.site import Site
 
 _BATCH_SIZE = 16
@@ -77,8 +78,7 @@ class HFModel:
 
     @torch.no_grad()
     def generate(self, requests: Sequence[GenerationRequest], *, max_new_tokens: int) -> Iterator[RawAnswer]:
-        """Greedy answers, in order, up to the model's end token, with the likelihoods of references; no samples."""
-        eos_token_ids, decode = self._eos_token_ids(), self.components.tokenizer.decode
+        """Greedy answers, in order, up to the model's end token, with likelihoods of references and samples."""
         config = self._greedy_config(max_new_tokens)
         for has_image, group in groupby(requests, key=lambda request: request.image is not None):
             for batch in _batches(list(group)):
@@ -88,10 +88,30 @@ class HFModel:
                 generated = self._run_generate(inputs, config, logits_check)
                 logits_check.raise_if_invalid(self.components.model_type)
                 likelihoods = self._reference_loglikelihoods(batch, rendered)
-                for ids, values in zip(generated[:, inputs["input_ids"].shape[1] :].tolist(), likelihoods, strict=True):
-                    tokens = list(takewhile(lambda token: token not in eos_token_ids, ids))
-                    answer = decode(tokens, skip_special_tokens=True)
-                    yield RawAnswer(self.chat_format.parse_answer(answer.strip()), values)
+                texts, samples = self._answer_texts(inputs, generated), self._samples(batch, rendered, config)
+                yield from map(RawAnswer, texts, likelihoods, samples)
+
+    def _answer_texts(self, inputs: Any, generated: Int[Tensor, "B S"]) -> list[str]:
+        """The text of each answer after its prompt, up to an end token."""
+        eos_token_ids, decode = self._eos_token_ids(), self.components.tokenizer.decode
+        answers = generated[:, inputs["input_ids"].shape[1] :].tolist()
+        ended = [list(takewhile(lambda token: token not in eos_token_ids, ids)) for ids in answers]
+        return [self.chat_format.parse_answer(decode(ids, skip_special_tokens=True).strip()) for ids in ended]
+
+    def _samples(
+        self, batch: Sequence[GenerationRequest], rendered: Sequence[str], config: Any
+    ) -> list[tuple[str, ...]]:
+        """The sampled answers of each request, drawn with the random numbers that native models use."""
+        rows = [(index, key) for index, request in enumerate(batch) for key in request.sample_keys]
+        samples: list[list[str]] = [[] for _ in batch]
+        for row_batch in _batches(rows):
+            indices = [index for index, _ in row_batch]
+            inputs = self._model_inputs([rendered[index] for index in indices], [batch[i].image for i in indices])
+            sampled = _SampledDecoding([key for _, key in row_batch], config.max_new_tokens)
+            texts = self._answer_texts(inputs, self._run_generate(inputs, config, sampled))
+            for index, text in zip(indices, texts, strict=True):
+                samples[index].append(text)
+        return [tuple(texts) for texts in samples]
 
     def _reference_loglikelihoods(
         self, batch: Sequence[GenerationRequest], rendered: Sequence[str]
@@ -230,6 +250,28 @@ class _LogitsCheck:
                 f"{name}'s logits: wanted numbers. Got NaN or infinity: its weights overflow in their dtype, or are "
                 "damaged. Store them in a wider dtype, or use another checkpoint."
             )
+
+
+class _SampledDecoding:
+    """A logits processor that leaves each row one token, drawn from the model's own distribution.
+
+    ModelError for logits that are NaN or infinite.
+    """
+
+    def __init__(self, keys: Sequence[int], num_steps: int) -> None:
+        self._keys, self._num_steps, self._step = keys, num_steps, 0
+        self._sampler: TokenSampler | None = None
+
+    def __call__(self, input_ids: Int[Tensor, "B S"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        """Scores in which only the drawn token of each row is possible."""
+        rows = torch.arange(len(scores), device=scores.device)
+        if self._sampler is None:
+            self._sampler = inverse_cdf_sampler(UNCHANGED, self._keys, self._num_steps, scores.device)
+        tokens = self._sampler(scores.float(), rows, rows.tolist(), self._step)
+        self._step += 1
+        masked_scores = torch.full_like(scores, float("-inf"))
+        masked_scores[rows, tokens] = 0.0
+        return masked_scores
 
 
 class _ForcedDecoding:
