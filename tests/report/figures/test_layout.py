@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 from math import log
@@ -13,7 +15,15 @@ from hypothesis import strategies as st
 from firstsight.recipe.analysis import Axis, Bars, Grid, Sweep
 from firstsight.recipe.scales import get_scale
 from firstsight.recipe.study import Study
-from firstsight.report.figures.layout import DODGE, MARGIN, Layout, lay_out, symlog_constant
+from firstsight.report.figures.layout import (
+    DODGE,
+    LABEL_SEPARATION,
+    MARGIN,
+    Layout,
+    fitting_labels,
+    lay_out,
+    symlog_constant,
+)
 from firstsight.report.results import ArmResult
 from firstsight.studies.when import trunk_arm
 from firstsight.units import Share
@@ -111,3 +121,38 @@ def test_bars_have_the_order_of_the_arms_and_no_baseline(arms: list[ArmResult]) 
     layout = lay_out(Bars(), arms, OWN)
     names = ["web-1", "code-1", "web-100", "code-100"]
     assert column(layout, "arm") == column(layout, "place") == names and layout.titles == ()
+
+
+def overlaps(places: list[float], widths: list[float], a: int, b: int, length: float) -> bool:
+    return abs(places[a] - places[b]) * length < (widths[a] + widths[b]) / 2 + LABEL_SEPARATION
+
+
+@given(
+    places=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=8, unique=True).map(sorted),
+    data=st.data(),
+    length=st.floats(50.0, 600.0),
+)
+def test_labels_are_those_of_the_ends_and_all_between_that_fit(
+    places: list[float], data: st.DataObject, length: float
+) -> None:
+    widths = data.draw(st.lists(st.floats(5.0, 60.0), min_size=len(places), max_size=len(places)))
+    labelled = fitting_labels(places, widths, length=length)
+    assert labelled[0] == 0 and labelled[-1] == len(places) - 1 and labelled == sorted(set(labelled))
+    pairs = [(a, b) for a, b in pairwise(labelled) if len(labelled) > 2]
+    assert not any(overlaps(places, widths, a, b, length) for a, b in pairs)
+    left_out = set(range(len(places))) - set(labelled)
+    assert all(any(overlaps(places, widths, index, other, length) for other in labelled) for index in left_out)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_the_ends_of_a_narrow_axis_are_labelled(arms: list[ArmResult], compact: bool) -> None:
+    """Seven shares, as a study of shares has them: all fit on a page of 390 pixels, the ends and some in a panel."""
+    shares = (0, 1, 5, 10, 20, 50, 100)
+    own = replace(OWN, axes=(IMAGES, KIND))
+    many = [replace(arms[0], name=f"share-{s}", at={"images": s / 100, "kind_of_text": "web"}) for s in shares]
+    axis = lay_out(Sweep(x="images"), many, own).x(compact=compact).to_dict()["axis"]
+    values = [share / 100 for share in shares]
+    assert axis["values"] == values and axis["labelOverlap"] is False
+    labelled = json.loads(match[1]) if (match := re.match(r"indexof\((.*?\])", axis["labelExpr"])) else values
+    assert {0.0, 1.0} < set(labelled) <= set(values)
+    assert (labelled == values) == (not compact)

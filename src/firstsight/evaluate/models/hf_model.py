@@ -105,7 +105,7 @@ class HFModel:
         rows = [(index, key) for index, request in enumerate(batch) for key in request.sample_keys]
         samples: list[list[str]] = [[] for _ in batch]
         for row_batch in _batches(rows):
-            indices = [index for index, _ in row_batch]
+            indices: list[int] = [index for index, _ in row_batch]
             inputs = self._model_inputs([rendered[index] for index in indices], [batch[i].image for i in indices])
             sampled = _SampledDecoding([key for _, key in row_batch], config.max_new_tokens)
             texts = self._answer_texts(inputs, self._run_generate(inputs, config, sampled))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import copysign, expm1, log1p
+from math import copysign, expm1, log, log1p
 from typing import Any
 
 import altair as alt
@@ -22,6 +22,11 @@ DODGE = 0.016
 """Distance between the points of two lines at one coordinate, as a share of the axis."""
 MARGIN = 0.045
 """Length of the axis before its first and after its last coordinate, as a share of it."""
+
+MIN_LENGTH, PANEL_LENGTH = 270.0, 118.0
+"""Pixels of the axis on a page of 390, and in a panel of a single task."""
+LETTER_WIDTH, LABEL_SEPARATION = 5.6, 3.0
+"""Pixels of a letter or digit of a label on average, and between two labels at least."""
 
 LABEL_EXPRESSIONS = {
     "percent": PERCENT_LABEL,
@@ -68,17 +73,53 @@ class Layout:
         """The horizontal axis of a sweep; `compact` for small multiples."""
         assert self.axis is not None  # a sweep's
         ticks = self.places.get_column("tick").unique().sort().to_list()
-        step = -(-len(ticks) // 3) if compact else 1
-        options: dict[str, Any] = {"values": ticks[::step]} if len(ticks) <= MAX_TICKS else {}
+        kind, label = self.axis.scale, LABEL_EXPRESSIONS[self.axis.unit]
+        options: dict[str, Any] = {"labelOverlap": "greedy", "labelSeparation": 5}
+        if len(ticks) <= MAX_TICKS:
+            widths = [LETTER_WIDTH * len(_tick_text(self.axis, tick)) for tick in ticks]
+            labelled = fitting_labels(axis_shares(ticks, kind), widths, length=PANEL_LENGTH if compact else MIN_LENGTH)
+            options = {"values": ticks, "labelOverlap": False}
+            if len(labelled) < len(ticks):
+                label = f"indexof({[ticks[index] for index in labelled]}, datum.value) < 0 ? '' : {label}"
         options |= {"labelFlush": 12} if compact else {}
-        options |= {"labelOverlap": "greedy", "labelSeparation": 5}
-        axis = alt.Axis(labelExpr=LABEL_EXPRESSIONS[self.axis.unit], grid=False, **options)
-        kind = self.axis.scale
+        axis = alt.Axis(labelExpr=label, grid=False, **options)
         domain = [_moved(ticks[0], -MARGIN, ticks, kind), _moved(ticks[-1], MARGIN, ticks, kind)]
         scale = alt.Scale(type=kind, domain=domain, nice=False)
         if kind == "symlog":
             scale.constant = symlog_constant(ticks)
         return alt.X("x:Q", title=None if compact else self.title, axis=axis, scale=scale)
+
+
+def _tick_text(axis: Axis, tick: float) -> str:
+    """A label as LABEL_EXPRESSIONS writes it."""
+    return f"{100 * tick:.4g} %" if axis.unit == "percent" else axis.text(tick)
+
+
+def fitting_labels(places: Sequence[float], widths: Sequence[float], *, length: float) -> list[int]:
+    """Indices of labels without overlap: the first, the last, and from the left those that fit between.
+
+    `places`: ascending, as shares of an axis of `length` pixels; `widths` in pixels.
+    """
+    last = len(places) - 1
+
+    def is_clear(left: int, right: int) -> bool:
+        gap = (places[right] - places[left]) * length - (widths[left] + widths[right]) / 2
+        return gap >= LABEL_SEPARATION
+
+    labelled = [0]
+    for index in range(1, last):
+        if is_clear(labelled[-1], index) and is_clear(index, last):
+            labelled.append(index)
+    return [*labelled, last] if last else labelled
+
+
+def axis_shares(ticks: Sequence[float], kind: str) -> list[float]:
+    """Ascending places on an axis of a kind, as shares of its length, between the margins before and after them."""
+    constant = symlog_constant(ticks)
+    places = {"log": log, "symlog": lambda tick: log1p(tick / constant)}
+    values = [places[kind](tick) if kind in places else tick for tick in ticks]
+    extent = values[-1] - values[0] or 1.0
+    return [(MARGIN + (value - values[0]) / extent) / (1 + 2 * MARGIN) for value in values]
 
 
 def symlog_constant(ticks: Sequence[float]) -> float:
