@@ -122,9 +122,17 @@ class ArmComparison:
 
     def without_tasks(self, tasks: Sequence[str]) -> ArmComparison:
         """The same comparison as if these tasks had not been evaluated."""
-        rest = ArmComparison(self._arms, self._rows.filter(~pl.col("task").is_in(list(tasks))), rule=self.rule)
-        rest._questions = self._questions
-        return rest
+        return self._same_arms(self._rows.filter(~pl.col("task").is_in(list(tasks))), rule=self.rule)
+
+    def with_rule(self, rule: DecisionRule) -> ArmComparison:
+        """The same comparison, tested by another rule."""
+        return self if rule == self.rule else self._same_arms(self._rows, rule=rule)
+
+    def _same_arms(self, rows: pl.DataFrame, *, rule: DecisionRule) -> ArmComparison:
+        """A comparison of the same arms, with the tables of question scores of this one."""
+        comparison = ArmComparison(self._arms, rows, rule=rule)
+        comparison._questions = self._questions
+        return comparison
 
     def question_scores(self, *, is_soft: bool = False) -> QuestionScores:
         """The scores of all questions by all arms, or their soft scores."""

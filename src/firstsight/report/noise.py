@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import polars as pl
@@ -190,63 +189,64 @@ def study_noise(
     `rows` is the score table of `arms`, and `comparison` made from it.
     """
     compared = compared_arms(arms_with_scores(arms))
-    sighted = single_task_rows(rows.filter(condition="sighted", role="compared"))
-    sighted = sighted.filter(~pl.col("task").is_in(changed_tasks(rows)))
-    last_scores = {(arm.name, arm.seed): [_task_scores(scores) for scores in arm.last_scores] for arm in compared}
-    score_noise = partial(_score_noise, answers=comparison.question_scores(), last_scores=last_scores)
-    columns = sighted.select("task", "kind", "baseline").unique("task", keep="first", maintain_order=True).rows()
-    values = scores_by_task(sighted)
-    tasks = [
-        score_noise(task, kind, {task: values[task]}, baselines={}, in_stable=baseline is not None)
-        for task, kind, baseline in columns
-    ]
-    noise = StudyNoise(tasks=tuple(tasks), stable={}, reduced={})
+    table = _TaskTable(compared, rows.filter(~pl.col("task").is_in(changed_tasks(rows))), comparison)
+    noise = StudyNoise(tasks=tuple(table.task_rows()), stable={}, reduced={})
     stable, reduced = dict[str, ScoreNoise](), dict[str, ScoreNoise]()
     for kind in STABLE_MEASURES:
-        baselines = {task: baseline for task, k, baseline in columns if k == kind and baseline is not None}
-        if baselines:
-            included = {task: values[task] for task in baselines}
-            stable[kind] = score_noise(STABLE, kind, included, baselines=baselines)
+        if score := table.stable_row(kind):
+            stable[kind] = score
         noise_only = noise.noise_only(kind)
-        included = {task: values[task] for task in baselines if task not in noise_only}
-        if noise_only and included:
-            reduced[kind] = score_noise(STABLE, kind, included, baselines=baselines)
-    baselines = {task: (kind, baseline) for task, kind, baseline in columns}
-    noise = replace(
-        noise,
-        stable=stable,
-        reduced=reduced,
-        soft=tuple(_soft_noise(compared, rows, baselines, answers=comparison.question_scores(is_soft=True))),
-    )
+        if noise_only and (score := table.stable_row(kind, without=noise_only)):
+            reduced[kind] = score
+    soft_table = _TaskTable(compared, rows, comparison, is_soft=True, tasks=table.tasks)
+    soft_stable = (soft_table.stable_row(kind) for kind in STABLE_MEASURES)
+    soft = (*soft_table.task_rows(), *(score for score in soft_stable if score))
+    noise = replace(noise, stable=stable, reduced=reduced, soft=soft)
     left_out = [task for kind in reduced for task in noise.noise_only(kind)]
     return replace(noise, differences=_reduced_differences(claims, comparison.without_tasks(left_out), kinds=reduced))
 
 
-def _soft_noise(
-    compared: Sequence[ArmResult],
-    rows: pl.DataFrame,
-    baselines: Mapping[str, tuple[str, float | None]],
-    *,
-    answers: QuestionScores,
-) -> Iterator[ScoreNoise]:
-    """Of the soft scores of tasks, and of the means of those with a baseline.
+class _TaskTable:
+    """Scores of tasks by run, or soft scores, and their noise."""
 
-    `baselines`: kind and baseline of each task.
-    """
-    sighted = single_task_rows(soft_rows(rows).filter(condition="sighted", role="compared"))
-    values = {task: runs for task, runs in scores_by_task(sighted).items() if task in baselines}
-    last_scores = {
-        (arm.name, arm.seed): [_task_scores(scores, is_soft=True) for scores in arm.last_scores] for arm in compared
-    }
-    score_noise = partial(_score_noise, answers=answers, last_scores=last_scores)
-    for task, runs in values.items():
-        kind, baseline = baselines[task]
-        yield score_noise(f"{task} soft", kind, {task: runs}, baselines={}, in_stable=baseline is not None)
-    for kind in STABLE_MEASURES:
-        included = {task: b for task, (k, b) in baselines.items() if k == kind and b is not None and task in values}
-        scores = {task: values[task] for task in included}
-        if scores and set.intersection(*(set(runs) for runs in scores.values())):
-            yield score_noise(f"{kind} soft", kind, scores, baselines=included)
+    def __init__(
+        self,
+        compared: Sequence[ArmResult],
+        rows: pl.DataFrame,
+        comparison: ArmComparison,
+        *,
+        is_soft: bool = False,
+        tasks: Mapping[str, tuple[str, float | None]] | None = None,
+    ) -> None:
+        """`tasks` are those to include, with kind and baseline; None for all of `rows`."""
+        table = single_task_rows((soft_rows(rows) if is_soft else rows).filter(condition="sighted", role="compared"))
+        columns = table.select("task", "kind", "baseline").unique("task", keep="first", maintain_order=True).rows()
+        known = {task: (kind, baseline) for task, kind, baseline in columns} if tasks is None else tasks
+        self._values = {task: runs for task, runs in scores_by_task(table).items() if task in known}
+        self.tasks = {task: known[task] for task in known if task in self._values}
+        """Kind and baseline of each task."""
+        self._is_soft = is_soft
+        last_scores = {
+            (arm.name, arm.seed): [_task_scores(scores, is_soft=is_soft) for scores in arm.last_scores]
+            for arm in compared
+        }
+        answers = comparison.question_scores(is_soft=is_soft)
+        self._noise = partial(_score_noise, answers=answers, last_scores=last_scores)
+
+    def task_rows(self) -> Iterator[ScoreNoise]:
+        """Of each task."""
+        for task, runs in self._values.items():
+            kind, baseline = self.tasks[task]
+            name = f"{task} soft" if self._is_soft else task
+            yield self._noise(name, kind, {task: runs}, baselines={}, in_stable=baseline is not None)
+
+    def stable_row(self, kind: str, *, without: Collection[str] = ()) -> ScoreNoise | None:
+        """Of the mean over the tasks with a baseline; None without one, and where no run has the scores of all."""
+        baselines = {task: b for task, (k, b) in self.tasks.items() if k == kind and b is not None}
+        scores = {task: self._values[task] for task in baselines if task not in without}
+        if not scores or not set.intersection(*map(set, scores.values())):
+            return None
+        return self._noise(f"{kind} soft" if self._is_soft else STABLE, kind, scores, baselines=baselines)
 
 
 def _task_scores(scores: Scores, *, is_soft: bool = False) -> dict[str, float | None]:

@@ -26,7 +26,6 @@ from firstsight.plan.store import Store
 from firstsight.recipe.analysis import Claim
 from firstsight.report.analysis import StudyAnalysis
 from firstsight.report.claims import ClaimResult, claim_tests, evaluate_claims, family_sentence, rule_sentence
-from firstsight.report.compare import ArmComparison
 from firstsight.report.format import format_duration, format_percent
 from firstsight.report.prospects import MAX_SEEDS, ClaimProspects
 from firstsight.report.results import ArmResult
@@ -244,10 +243,7 @@ def cheapest_runs(stored: StoredStudy, results: StudyAnalysis, *, jobs: int | No
     open_claims = [result.claim for result in results.claims if result.verdict == "undecided"]
     if not open_claims:
         return {}
-    comparison = results.comparison
-    if results.rule != "sequential":
-        comparison = ArmComparison(results.arms, results.scores, rule="sequential")
-    claims = evaluate_claims(open_claims, results.arms, comparison)
+    claims = evaluate_claims(open_claims, results.arms, results.comparison.with_rule("sequential"))
     trained = {arm.name for arm in results.arms if arm.stages}
     names = {name for claim in open_claims for name in _claim_arms(claim)}
     costs = _SeedCosts(stored, results.arms, names=names & trained, jobs=jobs)
