@@ -81,11 +81,16 @@ class Models:
         [ids] = self.native.tokenizer.encode([text])
         return sum(float(np.exp(self.log_probability(inputs, [*ids, end]))) for end in self.ends)
 
-    def sample(self, inputs: dict[str, torch.Tensor], key: int, *, limit: int) -> str:
-        """An answer by inverse transform sampling from the stream of a key."""
+    def sample(self, inputs: dict[str, torch.Tensor], key: int, *, limit: int) -> str | None:
+        """An answer by inverse transform sampling from the stream of a key; None for one with an image's placeholder.
+
+        Read in one pass, such a token would stand for a second image.
+        """
         stream = np.random.Generator(np.random.Philox(key=np.array([0, key], dtype=np.uint64))).random(limit)
         ids: list[int] = []
         for uniform in stream:
+            if self.model.config.image_token_id in ids:
+                return None
             cumulative = np.cumsum(self.log_probs(inputs, ids)[-1].exp().numpy())
             ids.append(next(token for token in count() if cumulative[token] > uniform * cumulative[-1]))
         answer = list(takewhile(lambda token: token not in self.ends, ids))
@@ -166,12 +171,15 @@ def test_boxes(models: Models, image: Any, limit: int) -> None:
     """The mean overlap of the same samples; an answer that is not one box alone overlaps nothing."""
     inputs, task = models.prompt(image), TASKS["refcoco"]
     scores: list[float] = []
-    for number in range(6):
+    for number in range(8):
         item = question(TRUE_BOX, name=str(number))
-        samples = [models.sample(inputs, key, limit=limit) for key in sample_keys(task, item)]
+        drawn = [models.sample(inputs, key, limit=limit) for key in sample_keys(task, item)]
+        samples = [text for text in drawn if text is not None]
+        if len(samples) < len(drawn):
+            continue
         assert generated_soft(models, image, "refcoco", item, limit=limit) == pytest.approx(overlap(samples), abs=1e-8)
         scores.append(overlap(samples))
-    assert limit > 1 or max(scores) > 0
+    assert len(scores) >= 3 and (limit > 1 or max(scores) > 0)
 
 
 def overlap(samples: Sequence[str]) -> float:
