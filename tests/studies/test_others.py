@@ -90,8 +90,15 @@ def test_two_published_layouts_are_judged_like_a_checkpoint(tmp_path: Path) -> N
     text = workspace.report(study).read_text()
     assert "How first, second would score with other seeds, data or budgets: not trained here." in text
     assert "lacks seed" not in text
-    table = pl.read_csv(tmp_path / "runs" / "reports" / "two-smoke" / "scores.csv").filter(task="stable", kind="vision")
+    scores_csv = pl.read_csv(tmp_path / "runs" / "reports" / "two-smoke" / "scores.csv")
+    table = scores_csv.filter(task="stable", kind="vision")
     assert set(table["arm"]) == {"first", "second"}
+    pope = {arm.name: arm.scores.tasks["pope"] for arm in results.arms if arm.scores}
+    rows = {condition: scores_csv.filter(task="pope", condition=condition) for condition in ("sighted", "soft")}
+    written = {condition: dict(table.select("arm", "score").rows()) for condition, table in rows.items()}
+    assert written["sighted"] == pytest.approx({name: task.score for name, task in pope.items()})
+    assert written["soft"] == pytest.approx({name: task.soft.score for name, task in pope.items() if task.soft})
+    assert set(written["soft"]) == {"first", "second"}
 
 
 def test_what_a_model_reads_is_part_of_its_digest(tmp_path: Path) -> None:
