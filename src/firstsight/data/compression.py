@@ -68,5 +68,5 @@ class _CheckedStream(io.RawIOBase):
                     f"{self._path}: wanted zstandard frames with a window of at most 128 MB. Got a longer one (zstd "
                     "--long=28 or more). Pack it again: zstd -dc --long=31 FILE | zstd -o NEW.jsonl.zst"
                 ) from None
-            advice = "Copy it again from its origin."
+            advice = "Fetch it again from its origin."
             raise DataError(f"{self._path}: not a complete {self._codec} file ({error}). {advice}") from None

@@ -160,8 +160,8 @@ def _no_answer_message(location: str, record: Mapping[str, Any]) -> str:
     names = ", ".join(map(str, record))
     if any(re.fullmatch(r"generated_refexp|descrip_\d_\d", str(key)) for key in record):
         return (
-            f"{location}: has generated expressions without boxes, which people compare. Wanted Google RefExp's JSON "
-            f"of comprehension results, whose records have annotation_id and {_REFEXP_BOXES}."
+            f"{location}: has generated expressions, which people compare. Wanted boxes: Google RefExp's JSON of "
+            f"comprehension results, whose records have annotation_id and {_REFEXP_BOXES}."
         )
     return (
         f"{location}: wanted an answer, under a key such as answer, text, prediction, response, model_output or "
