@@ -128,7 +128,7 @@ def test_a_benchmark_of_a_case_is_evaluated(case: str, tmp_path: Path, capsys: p
     from firstsight.model.vlm import VLM
 
     bench, model, tokenizer = CASES / case / "bench", tmp_path / "model", tmp_path / "tokenizer.json"
-    write_tokenizer(tokenizer, ("what", *(f"{n}?" for n in range(6)), *PROMPT_WORDS))
+    write_tokenizer(tokenizer, ("what", "a", "the", *(f"{n}?" for n in range(6)), *PROMPT_WORDS))
     untrained = VLM(PATCHES)
     untrained.initialise(7)
     save(model, untrained, tokens_seen=0, tokenizer=tokenizer, encoders=[])
@@ -142,7 +142,9 @@ def test_a_benchmark_of_a_case_is_evaluated(case: str, tmp_path: Path, capsys: p
     folder = evaluation_folder(tmp_path / "runs", model)
     assert json.loads((folder / "scores.json").read_text())["tasks"]["vqav2"]["n"] == 6
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
-    assert sorted((row["id"], row["blind"]) for row in rows) == [(str(n), b) for n in range(6) for b in (False, True)]
+    assert sorted((row["question_id"], row["blind"]) for row in rows) == [
+        (str(n), b) for n in range(6) for b in (False, True)
+    ]
     for file in sorted((bench / "images").glob("COCO*")):
         width, height = Image.open(file).size
         expected = (height, width) if case == "evaluate-exif-byte" else (width, height)
