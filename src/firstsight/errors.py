@@ -16,7 +16,8 @@
     ├── ModelError            weights, shapes or specs that contradict each other
     └── StepFailed            a step of a run failed (exit code 1)
         ├── Diverged          training met a loss or a gradient that is not finite
-        └── LeaseLost         another process has taken a step over
+        ├── LeaseLost         another process has taken a step over
+        └── Stopped           training got a signal and saved its state (exit code 130)
 """
 
 from __future__ import annotations
@@ -99,6 +100,10 @@ class LossSpike(Diverged):
 
 class LeaseLost(StepFailed):
     """Another process has taken a step over, because this one did not renew its lease; nothing was published."""
+
+
+class Stopped(StepFailed):
+    """Training got a signal and saved its state; the same command continues from there."""
 
 
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|\d+ requested and \d+ written")

@@ -138,15 +138,19 @@ class ResumeFolder:
             records[str(file.relative_to(self.path))] = size, _prefix_digest(file, size).hexdigest()
         return records
 
+    def record_appended(self) -> dict[str, tuple[int, str]]:
+        """Size and sha256 of the appended files as they are now, by name."""
+        return {file.path.name: (file.size, file.sha256) for file in self._appended.values()}
+
     def save(self, state: Mapping[str, Any], files: Mapping[str, tuple[int, str]] | None = None) -> None:
         """Make `state` (plain JSON), the appended files and `files` (`record_files`) the point; others are removed.
 
-        OSError if the disk is full: the point before stays.
+        Records of appended files in `files` (`record_appended`) count instead of those of now. OSError if the disk is
+        full: the point before stays.
         """
-        records = {file.path.name: (file.size, file.sha256) for file in self._appended.values()}
-        for name in records:
+        for name in self._appended:
             fsync_path(self.path / name)
-        records |= files or {}
+        records = self.record_appended() | dict(files or {})
         fsync_path(self.path)
         point = {"format": _POINT_FORMAT, "state": state, "files": records}
         write_atomic(self.path / POINT_FILE, seal_json(point), sync=True)

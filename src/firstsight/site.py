@@ -65,6 +65,8 @@ class Site:
     """The cross-entropy implementation: `chunked`, or on a GPU `liger` (needs the package liger-kernel)."""
     save_every: float = 60.0
     """Seconds between resume points of a training step."""
+    stop_seconds: float = 25.0
+    """Seconds that training steps have to save a resume point when a signal stops the run. Clusters kill after 30."""
     cache: Path = field(default_factory=default_cache)
     """Rasterised drawings, compiled kernels, packed rows, the script of report pages, digests of files that were read.
 

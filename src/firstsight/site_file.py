@@ -1,7 +1,8 @@
 """The site file, TOML:
 
-    [machine]                   device, threads, compile, recompute, loss, save_every, cache, rows_at_once, readers,
-                                processes, shard_group, gpus, track, spike, collective_timeout, feature_bytes
+    [machine]                   device, threads, compile, recompute, loss, save_every, stop_seconds, cache,
+                                rows_at_once, readers, processes, shard_group, gpus, track, spike,
+                                collective_timeout, feature_bytes
     [slurm]                     partition, account, timeout_min, mem_gb ...: parameters of submitit and of sbatch
     [limits]                    record, unpacked, file, settings, depth, picture, pixels, row_group, tokenizer ...
     [sources.NAME]              path, pictures, captions, columns, split, most_bad

@@ -107,6 +107,11 @@ class WorkerProcess:
         cause = ", most often because memory ran out" if exit_code == -signal.SIGKILL else ""
         return f"was ended by signal {-exit_code} ({signal.Signals(-exit_code).name}){cause}"
 
+    def terminate(self) -> None:
+        """Send SIGTERM, which ends the worker at once unless it handles the signal."""
+        if self.is_alive():
+            os.kill(self._process.pid, signal.SIGTERM)
+
     def kill(self) -> None:
         """End the worker, and with `new_session` everything that it started."""
         if self.is_alive():

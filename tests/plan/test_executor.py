@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,32 @@ def test_a_run_ended_by_a_signal_resumes_to_the_same_bytes(
     assert sizes == {path: path.stat().st_size for path in tmp_path.glob("work/*/slices")}
     assert toy_steps.run_graph(toy_steps.diamond(), tmp_path).ok
     assert toy_steps.published_digests(tmp_path) == expected
+
+
+@pytest.mark.parametrize("by", ["interrupt", "signal to the worker"])
+def test_a_stopped_step_says_where_it_was_saved(tmp_path: Path, by: str) -> None:
+    step, events = toy_steps.step("pause", "trunk"), list[StepEvent]()
+    graph, site, store = toy_steps.make_graph(arm=step), Site(cache=tmp_path / "cache"), Store(tmp_path)
+
+    def stop(event: StepEvent) -> None:
+        events.append(event)
+        if event.kind == "progress" and len(events) == 2:
+            if by == "interrupt":
+                raise KeyboardInterrupt
+            os.kill(executor.pids()[step.address], signal.SIGUSR1)
+
+    summary = None
+    with LocalExecutor(1, replace(site, stop_seconds=1e6)) as executor, suppress(KeyboardInterrupt):
+        summary = run(graph, store, site=site, executor=executor, handlers=toy_steps.HANDLERS, on_event=stop)
+    if by == "interrupt":
+        assert summary is None
+    else:
+        assert summary is not None and summary.is_stopped and not summary.ok
+        line = f"{step.address}: saved at step 1 of 2; the same command continues"
+        assert summary.lines()[1:] == (line, "  for arm") and "1 stopped by a signal" in summary.lines()[0]
+    assert [event.kind for event in events] == ["started", "progress", "saved"]
+    assert events[-1].reason == "saved at step 1 of 2; the same command continues"
+    assert store.last_failure(step.address) == "" and toy_steps.run_graph(graph, tmp_path).ok
 
 
 def test_workers_have_gpus_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from firstsight.errors import DataError
+from firstsight.errors import DataError, Stopped
 from firstsight.limits import Limits, current_limits
 from firstsight.plan.executor import LocalExecutor
 from firstsight.plan.graph import Graph
@@ -23,6 +23,7 @@ from firstsight.plan.store import Store
 from firstsight.recipe.mixture import External
 from firstsight.recipe.serialize import to_json
 from firstsight.site import Progress, ProgressCallback, Site
+from firstsight.train.stop_signals import stop_signals
 from firstsight.units import Tokens
 
 HANDLERS = {
@@ -31,7 +32,10 @@ HANDLERS = {
         *(("write", "text"), ("slow", "slices"), ("fail", "none"), ("die", "none"), ("empty", "none")),
         *(("facts", "facts.json"), ("shout", "none"), ("lost", "text"), ("preempted", "text")),
     )
-} | {"litter": StepHandler(function="toy_steps:litter", outputs=("text",), unfinished=("resume/**",))}
+} | {
+    "litter": StepHandler(function="toy_steps:litter", outputs=("text",), unfinished=("resume/**",)),
+    "pause": StepHandler(function="toy_steps:pause", outputs=("text",), unfinished=("point",)),
+}
 SLICES = 30
 
 
@@ -117,6 +121,19 @@ def shout(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, 
     """Write control characters to the log, then fail like a full disk."""
     sys.stderr.writelines(["\r 50%", "\r100%", "\n\x1b[2Jcleared \u202e \udcff\n"])
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{out}/\x1b[2J.npy")
+
+
+def pause(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
+    """Train until a signal comes; the second attempt goes on from there."""
+    signals, point = list[int](), out / "point"
+    with stop_signals(signals.append):
+        on_progress(Progress(done=1, total=2, unit="steps"))
+        while not signals and not point.exists():
+            time.sleep(0.01)
+    if signals:
+        point.touch()
+        raise Stopped("saved at step 1 of 2; the same command continues")
+    (out / "text").write_text("done")
 
 
 def die(spec: External, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:

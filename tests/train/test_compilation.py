@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 
 from firstsight.model.vlm import VLM
 from firstsight.site import Site
-from firstsight.train import compilation, handlers
+from firstsight.train import compilation, resume
 from firstsight.train.compilation import compile_decoder, release_free_memory
 from firstsight.train.handlers import pretrain, train_stage
 from tests.train import tiny_study
@@ -73,7 +73,7 @@ def test_resume_points_release_memory(
     inputs: Inputs, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     releases: list[None] = []
-    monkeypatch.setattr(handlers, "release_free_memory", lambda: releases.append(None))
+    monkeypatch.setattr(resume, "release_free_memory", lambda: releases.append(None))
     spec = tiny_study.segment_spec(10, "0", "1/5")
     tiny_study.run_handler(pretrain, spec, inputs, tmp_path / "out", replace(site, save_every=0.0))
     steps = spec.pretrain.row_shape.steps(spec.pretrain.tokens_at(spec.end))

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -160,6 +163,32 @@ def test_a_rank_that_hangs_ends_the_step_with_a_message(inputs: Inputs, site: Si
     with pytest.raises(StepFailed, match=r"rank \d of 2 processes got no answer of another rank for 2 s: .* continues"):
         hang_on_the_last_rank(None, inputs=inputs, out=tmp_path, site=hangs, on_progress=tiny_study.ignore_progress)
     assert rank_pids() == []
+
+
+def torchrun(folder: Path, mode: str, **arguments: Any) -> list[int]:
+    """Run `launched_step` on two nodes of one process; the exit codes of both."""
+    file, script = folder / "arguments", Path(__file__).with_name("launched_step.py")
+    file.write_bytes(pickle.dumps(arguments))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", address, str(script), str(file), mode]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(script.parents[2]), *filter(None, sys.path)])}
+    nodes = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+    return [node.wait() for node in nodes]
+
+
+def test_ranks_of_two_nodes_leave_the_bytes_of_two_processes_on_one_and_a_dead_one_ends_them(
+    inputs: Inputs, site: Site, parents: dict[int, Path], tmp_path: Path
+) -> None:
+    out, step_site = tmp_path / "out", replace(site, processes=2, save_every=0.0)
+    out.mkdir()
+    arguments = {"spec": segment("2/5"), "inputs": inputs, "out": out, "site": step_site}
+    assert all(torchrun(tmp_path, "die", **arguments))
+    assert (out / "resume" / "point.json").is_file()
+    assert torchrun(tmp_path, "live", **arguments) == [0, 0]
+    assert tiny_study.read_files(tiny_study.remove_unfinished(out)) == tiny_study.read_files(parents[2])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from firstsight.recipe.stages import LastCheckpoints, Midtrain
 from firstsight.resume_folder import ResumeFolder, unseal_json
 from firstsight.site import Progress, Site
 from firstsight.train import handlers
+from firstsight.train import resume as resume_module
 from firstsight.train.handlers import pretrain, train_stage
 from firstsight.train.loop import StepInfo, train
 from firstsight.train.resume import LastWeights
@@ -37,8 +39,8 @@ SEGMENT = tiny_study.segment_spec(10, "0", "2/5")
 def midtrain_slowly(spec: Midtrain, inputs: Mapping[str, Path], out: Path, site: Site, pause: float) -> None:
     """Run the step with a resume point and a pause after every update."""
 
-    def slowly(*arguments: Any) -> Iterator[StepInfo]:
-        for info in train(*arguments):
+    def slowly(*arguments: Any, **options: Any) -> Iterator[StepInfo]:
+        for info in train(*arguments, **options):
             time.sleep(pause)
             yield info
 
@@ -156,8 +158,8 @@ def test_published_checkpoints_are_the_weights_of_their_step(
 ) -> None:
     weights: dict[int, dict[str, Any]] = {}
 
-    def recorded(state: Any, *arguments: Any) -> Iterator[StepInfo]:
-        for info in train(state, *arguments):
+    def recorded(state: Any, *arguments: Any, **options: Any) -> Iterator[StepInfo]:
+        for info in train(state, *arguments, **options):
             weights[info.step] = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
             yield info
 
@@ -221,8 +223,8 @@ def test_a_rerun_after_a_stop_near_a_published_checkpoint_leaves_the_same_bytes(
 def test_a_damaged_published_checkpoint_is_not_continued_from(
     inputs: Inputs, site: Site, trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published_stage: Midtrain
 ) -> None:
-    def stopped(*arguments: Any) -> Iterator[StepInfo]:
-        for info in train(*arguments):
+    def stopped(*arguments: Any, **options: Any) -> Iterator[StepInfo]:
+        for info in train(*arguments, **options):
             yield info
             if info.step == 33:
                 raise KeyboardInterrupt
@@ -239,3 +241,54 @@ def test_a_damaged_published_checkpoint_is_not_continued_from(
     )
     [note] = filter(None, notes)
     assert "last-2-model.safetensors" in note and "starts over" in note
+
+
+def test_training_goes_on_while_a_point_is_written(
+    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published_stage: Midtrain
+) -> None:
+    """A point begun after step 32 is written after step 35, from the state and the log of step 32."""
+    stage_inputs, out, may_write = {**inputs, "trunk": trunk}, tmp_path / "out", Event()
+    write, unbroken = resume_module._save_tensors, tmp_path / "unbroken"
+    tiny_study.run_handler(train_stage, published_stage, stage_inputs, unbroken, site)
+
+    def delayed(*arguments: Any) -> list[Path]:
+        may_write.wait()
+        return write(*arguments)
+
+    def stopped(*arguments: Any, **options: Any) -> Iterator[StepInfo]:
+        for info in train(*arguments, **options):
+            yield info
+            if info.step == 35:
+                assert resume_tokens(out) == 0
+                may_write.set()
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(resume_module, "_save_tensors", delayed)
+    monkeypatch.setattr(handlers, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_study.run_handler(train_stage, published_stage, stage_inputs, out, site)
+    monkeypatch.undo()
+    assert resume_tokens(out) == 32 * tiny_study.ROW_SHAPE.tokens_per_step
+    rerun = tiny_study.run_handler(train_stage, published_stage, stage_inputs, out, site)
+    assert tiny_study.read_files(rerun) == tiny_study.read_files(unbroken)
+
+
+def test_a_point_that_cannot_be_written_fails_the_step_and_the_one_before_stays(
+    inputs: Inputs, site: Site, trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, out, sizes = resume_module._save_tensors, tmp_path / "out", list[int]()
+
+    def full(*arguments: Any) -> list[Path]:
+        sizes.append(resume_tokens(out))
+        if len(sizes) == 3:
+            raise OSError(28, "No space left on device")
+        return write(*arguments)
+
+    monkeypatch.setattr(resume_module, "_save_tensors", full)
+    with pytest.raises(OSError, match="No space left"):
+        tiny_study.run_handler(pretrain, SEGMENT, inputs, out, replace(site, save_every=0.0))
+    monkeypatch.undo()
+    assert sizes == [step * tiny_study.ROW_SHAPE.tokens_per_step for step in range(3)]
+    assert resume_tokens(out) == sizes[-1]
+    rerun = tiny_study.run_handler(pretrain, SEGMENT, inputs, out, site)
+    assert tiny_study.read_files(rerun) == tiny_study.read_files(trunk)

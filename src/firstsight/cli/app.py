@@ -27,11 +27,11 @@ from firstsight.cli.score import score
 from firstsight.cli.study import explain, next_, noise, plan, power, preview, report, run
 from firstsight.cli.study_options import RUNS, StoreOption, requested_study, with_study
 from firstsight.errors import FirstsightError, RequestError, describe_error
+from firstsight.launch import launched, leading
 from firstsight.workspace.doctor import machine_findings, missing_package
 from firstsight.workspace.workspace import Workspace
 
-STOPPED = 130
-"""The exit code after Ctrl-C or SIGTERM."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 OUTPUT_CLOSED = 141
 """The exit code where the reader of the output ended first, as `head` does: a shell's for SIGPIPE."""
 
@@ -96,19 +96,34 @@ def build(arguments: Sequence[str] = ()) -> typer.Typer:
 
 
 def main() -> None:
-    """The console script; SIGTERM stops it as Ctrl-C does."""
+    """The console script; SIGTERM and SIGUSR1 stop it as Ctrl-C does."""
     handler = _interrupt_handler()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, handler)
     terminal.prepare_streams()
-    code = command(sys.argv[1:])
-    for number in (signal.SIGINT, signal.SIGTERM):  # a late second signal must not replace the exit code of the first
-        signal.signal(number, signal.SIG_IGN if code == STOPPED else signal.SIG_DFL)
+    code = _launched_command(sys.argv[1:])
+    for number in STOP_SIGNALS:  # a late second signal must not replace the exit code of the first
+        signal.signal(number, signal.SIG_IGN if code == terminal.STOPPED else signal.SIG_DFL)
     try:
         sys.stdout.flush()
     except OSError:  # what could not be written was reported
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(code)
+
+
+def _launched_command(arguments: list[str]) -> int:
+    """`command`, in rank 0 where torchrun has started several processes; the others train with it."""
+    launch = launched()
+    if launch is None or not launch.rank:
+        with leading(launch):
+            return command(arguments)
+    from firstsight.train.ranks import serve_launched
+
+    try:
+        serve_launched(launch)
+    except KeyboardInterrupt:
+        return terminal.STOPPED
+    return 0
 
 
 def _interrupt_handler() -> Callable[[int, FrameType | None], None]:
@@ -137,7 +152,7 @@ def command(arguments: list[str]) -> int:
             return 0
         code = build(arguments)(arguments or ["--help"], standalone_mode=False, prog_name="firstsight") or 0
     except KeyboardInterrupt:
-        code = STOPPED
+        code = terminal.STOPPED
     except terminal.OutputClosed:
         return OUTPUT_CLOSED
     except SystemExit as error:
@@ -150,7 +165,7 @@ def command(arguments: list[str]) -> int:
         message, code = _describe(error, arguments)
         terminal.print_error(message)
         return code
-    if code == STOPPED:  # typer turns Ctrl-C into this code
+    if code == terminal.STOPPED:  # typer turns Ctrl-C into this code
         terminal.print_error(f"stopped. {_kept_sentence(arguments)}")
     return code
 

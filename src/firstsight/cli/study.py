@@ -84,7 +84,7 @@ def run(
     _write_report(results)
     terminal.print_lines(workspace.conclusion(study, results=results, jobs=jobs))
     _exit_for_damage(results)
-    raise typer.Exit(0 if summary.ok else 1)
+    raise typer.Exit(0 if summary.ok else terminal.STOPPED if summary.is_stopped else 1)
 
 
 def next_(

@@ -19,6 +19,9 @@ from firstsight.visible import VisibleStream, make_output_visible, visible
 from firstsight.workspace.doctor import Finding
 from firstsight.workspace.progress import ProgressLines, ProgressView
 
+STOPPED = 130
+"""The exit code after Ctrl-C, SIGTERM or SIGUSR1, also where a step was stopped alone."""
+
 
 class OutputClosed(Exception):
     """The reader of the output has ended, as `head` does after its last line."""

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from firstsight.errors import LeaseLost, describe_error
+from firstsight.errors import LeaseLost, Stopped, describe_error
 from firstsight.leases import Lease, LockState
 from firstsight.limits import apply_limits
 from firstsight.plan.step import Step
@@ -57,8 +57,9 @@ class StepReport:
     """Progress or end of a step, sent by its worker."""
 
     address: str
-    state: Literal["progress", "published", "already_published", "busy", "failed"]
-    """already_published: the store had it before this job began; busy: another process owns the step."""
+    state: Literal["progress", "published", "already_published", "busy", "saved", "failed"]
+    """already_published: the store had it before this job began; busy: another process owns the step; saved: a signal
+    ended it at a point from which the same command continues."""
     progress: Progress | None = None
     reason: str = ""
 
@@ -75,6 +76,10 @@ class StepExecutor(Protocol):
 
     def wait(self, timeout: float) -> list[StepReport]:
         """The reports since the last call; waits about `timeout` seconds where there is none."""
+        ...
+
+    def stop(self) -> list[StepReport]:
+        """End all running steps, those that train once they are saved where that can be waited for; their reports."""
         ...
 
 
@@ -114,6 +119,18 @@ class LocalExecutor:
             time.sleep(timeout)
         return [report for address in tuple(self._busy) for report in self._receive(address)]
 
+    def stop(self) -> list[StepReport]:
+        """End all running steps. Those that train save first, if that takes less than `Site.stop_seconds`.
+
+        Returns the reports until then, but none of workers that ended without one.
+        """
+        for worker in self._busy.values():
+            worker.terminate()
+        reports, deadline = list[StepReport](), time.monotonic() + self._site.stop_seconds
+        while self._busy and (left := deadline - time.monotonic()) > 0:
+            reports += [report for report in self.wait(left) if report.state != "failed"]
+        return reports
+
     def pids(self) -> dict[str, int]:
         """The process that runs each step, by address."""
         return {address: worker.pid for address, worker in self._busy.items()}
@@ -134,7 +151,9 @@ class LocalExecutor:
         worker = self._busy[address]
         is_alive = worker.is_alive()  # checked before reading, so that the last messages of a dead worker are read
         reports: list[StepReport] = worker.receive()
-        if reports and reports[-1].state != "progress":
+        if reports and reports[-1].state == "saved":  # by a signal to the worker: it is to end
+            self._end_worker(self._busy.pop(address))
+        elif reports and reports[-1].state != "progress":
             self._idle.append(self._busy.pop(address))
         elif not is_alive:
             self._end_worker(self._busy.pop(address))
@@ -214,21 +233,23 @@ def _run_job(job: StepJob, connection: Connection) -> StepReport:
             function(job.step.spec, inputs=job.inputs, out=out, site=job.site, on_progress=on_progress)
         store.publish(lease, job.step, job.handler, started=started)
         return StepReport(address, "published")
-    return StepReport(address, "busy" if error_capture.is_taken_over else "failed", reason=error_capture.reason)
+    return StepReport(address, error_capture.state, reason=error_capture.reason)
 
 
 class _ErrorCapture:
     """Catches the error of a handler: its traceback goes to the log, its message into `reason`."""
 
     def __init__(self, place: Path) -> None:
-        self.reason, self.is_taken_over, self._place = "", False, place
+        self.reason, self._place = "", place
+        self.state: Literal["busy", "saved", "failed"] = "failed"
 
     def __enter__(self) -> _ErrorCapture:
         return self
 
     def __exit__(self, error_type: object, error: BaseException | None, trace: object) -> bool:
         if error is not None:
-            self.is_taken_over = isinstance(error, LeaseLost)
+            states = ((LeaseLost, "busy"), (Stopped, "saved"))
+            self.state = next((state for kind, state in states if isinstance(error, kind)), "failed")
             self.reason = describe_error(error, place=self._place)
             with suppress(OSError):  # of a full disk
                 traceback.print_exception(error)

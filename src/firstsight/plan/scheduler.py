@@ -23,7 +23,7 @@ POLL_SECONDS = 0.2
 EXTERNAL_KIND = "named"
 """The kind of a step of an external source: read at the site's path, never run and never stored."""
 
-EventKind = Literal["started", "progress", "published", "skipped", "failed"]
+EventKind = Literal["started", "progress", "published", "skipped", "saved", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,12 +48,13 @@ EventCallback = Callable[[StepEvent], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepFailure:
-    """A step that failed."""
+    """A step that failed, or that a signal ended after it had saved its state."""
 
     step: Step
     arms: tuple[str, ...]
     reason: str
     log_path: Path
+    is_saved: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,9 +72,16 @@ class RunSummary:
     def ok(self) -> bool:
         return not self.failed
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing but signals ended steps."""
+        return bool(self.failed) and all(failure.is_saved for failure in self.failed)
+
     def __repr__(self) -> str:
-        failed = f", {len(self.failed)} failed" if self.failed else ""
-        return f"{len(self.published)} steps run, {len(self.skipped)} stored already{failed}, {self.seconds:.0f} s"
+        saved = sum(failure.is_saved for failure in self.failed)
+        counts = {"failed": len(self.failed) - saved, "stopped by a signal": saved}
+        faults = "".join(f", {count} {state}" for state, count in counts.items() if count)
+        return f"{len(self.published)} steps run, {len(self.skipped)} stored already{faults}, {self.seconds:.0f} s"
 
     def lines(self) -> tuple[str, ...]:
         """Text for the terminal: counts; then each failed step with its reason and log, and what to do."""
@@ -86,13 +94,16 @@ class RunSummary:
 
     def _failure_lines(self) -> Iterator[str]:
         for failure in self.failed:
-            reason = (failure.reason.strip().splitlines() or ["no reason given"])[-1]
-            yield f"{failure.step.address} failed: {reason}"
+            if failure.is_saved:
+                yield f"{failure.step.address}: {failure.reason}"
+                yield f"  for {', '.join(failure.arms)}"
+                continue
+            yield f"{failure.step.address} failed: {last_line(failure.reason)}"
             yield f"  for {', '.join(failure.arms)}"
             yield f"  log: {failure.log_path}"
             if blocked := [step.address for step, cause in self.blocked if cause == failure.step]:
                 yield f"  not run: {', '.join(blocked)} (needs {failure.step.address})"
-        if self.failed:
+        if self.failed and not self.is_stopped:
             yield "Correct the cause and run the same command again: it continues from what is stored."
 
 
@@ -108,21 +119,34 @@ def run(
     """Run every step that is needed for an evaluation missing in `store`; a failed step blocks only its descendants.
 
     `handlers`: by kind of step. External sources are not run: they are read at the site's paths.
-    RequestError, before anything runs, for a kind without a handler or an external source without a path.
+    RequestError, before anything runs, for a kind without a handler or an external source without a path. Before
+    KeyboardInterrupt is raised again, steps that train may save.
     """
     missing = missing_steps(graph, store)
     _check_runnable(missing, handlers, site)
     scheduler = _Scheduler(graph, store, on_event=on_event, workers=executor.workers, steps=missing)
+    try:
+        _run_steps(scheduler, executor, lambda step: _step_job(step, handlers[step.kind], store, site))
+    except KeyboardInterrupt:
+        for report in executor.stop():
+            scheduler.handle_report(report)
+        raise
+    return scheduler.summary()
+
+
+def _run_steps(scheduler: _Scheduler, executor: StepExecutor, job: Callable[[Step], StepJob]) -> None:
     while scheduler.waiting or scheduler.running or scheduler.in_other_runs:
         scheduler.poll_other_runs()
         while len(scheduler.running) < executor.workers and (step := scheduler.start_next()) is not None:
-            inputs = {role: result_path(parent, store, site) for role, parent in step.needs}
-            expired = expired_state(store.lock_path(step.address))
-            handler = handlers[step.kind]
-            executor.submit(StepJob(step, handler, inputs=inputs, site=site, store_root=store.root, expired=expired))
+            executor.submit(job(step))
         for report in executor.wait(POLL_SECONDS) if scheduler.running or scheduler.in_other_runs else ():
             scheduler.handle_report(report)
-    return scheduler.summary()
+
+
+def _step_job(step: Step, handler: StepHandler, store: Store, site: Site) -> StepJob:
+    inputs = {role: result_path(parent, store, site) for role, parent in step.needs}
+    expired = expired_state(store.lock_path(step.address))
+    return StepJob(step, handler, inputs=inputs, site=site, store_root=store.root, expired=expired)
 
 
 def missing_steps(graph: Graph, store: Store) -> set[Step]:
@@ -219,7 +243,7 @@ class _Scheduler:
         elif report.state == "busy":
             self.in_other_runs.add(step)
         else:
-            self._fail(step, reason=report.reason, seconds=seconds)
+            self._fail(step, report, seconds=seconds)
 
     def summary(self) -> RunSummary:
         return RunSummary(
@@ -235,11 +259,14 @@ class _Scheduler:
         self._unfinished.discard(step)
         self._emit("skipped", step, reason=reason)
 
-    def _fail(self, step: Step, *, reason: str, seconds: float) -> None:
-        log_path = self._store.log_path(step.address)
-        self._store.record_failure(step.address, reason)
-        self._failed[step] = StepFailure(step=step, arms=self._arms_by_step[step], reason=reason, log_path=log_path)
-        self._emit("failed", step, reason=reason, seconds=seconds)
+    def _fail(self, step: Step, report: StepReport, *, seconds: float) -> None:
+        log_path, reason, is_saved = self._store.log_path(step.address), report.reason, report.state == "saved"
+        if not is_saved:
+            self._store.record_failure(step.address, reason)
+        self._failed[step] = StepFailure(
+            step=step, arms=self._arms_by_step[step], reason=reason, log_path=log_path, is_saved=is_saved
+        )
+        self._emit("saved" if is_saved else "failed", step, reason=reason, seconds=seconds)
         for descendant in self._graph.steps:  # parents come first, so one pass finds all descendants
             is_blocked = any(parent == step or self._blocked.get(parent) == step for _, parent in descendant.needs)
             if is_blocked and descendant in self.waiting:

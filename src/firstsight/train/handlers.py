@@ -16,7 +16,7 @@ from typing import Literal
 from firstsight.data import tokenizer
 from firstsight.data.loader import Batch, BatchStream, DecodedImages, prefetch_batches
 from firstsight.data.loader.sample_ledger import SampleLedgerWriter
-from firstsight.errors import Diverged, MixError, ModelError
+from firstsight.errors import Diverged, MixError, ModelError, Stopped
 from firstsight.files import write_json
 from firstsight.model.checkpoint_io import read_spec
 from firstsight.model.vision import extract_features, extract_fixed, load_encoder
@@ -25,7 +25,7 @@ from firstsight.recipe.stages import Finetune, Midtrain, Pretrain, TrunkSegment
 from firstsight.recipe.vision import PatchProjectionSpec
 from firstsight.site import ProgressCallback, Site
 from firstsight.train import parallel
-from firstsight.train.compilation import compile_decoder, configure_torch, release_free_memory
+from firstsight.train.compilation import compile_decoder, configure_torch
 from firstsight.train.divergence import explain_divergence
 from firstsight.train.loop import MetricsLog, ProgressReporter, train
 from firstsight.train.ranks import in_processes
@@ -40,6 +40,7 @@ from firstsight.train.state import (
     write_checkpoint,
 )
 from firstsight.train.step_meter import StepMeter
+from firstsight.train.stop_signals import stop_signals
 from firstsight.train.streams import StepInputs, achieved_record, stage_stream, trunk_stream
 from firstsight.units import Tokens
 
@@ -112,17 +113,17 @@ def _run_training(
     loss_check = LossCheck(site.spike, resumed.get("losses", ()))
     ledger = SampleLedgerWriter(ledger_file, stream, first_step=start_step, state=resumed.get("ledger"))
 
-    last_weights = LastWeights(resume.path, () if isinstance(spec, Pretrain) else spec.checkpoint_tokens)
+    last_weights = LastWeights(resume, () if isinstance(spec, Pretrain) else spec.checkpoint_tokens)
 
     def save() -> None:
         extra_state = {"log": log.state_dict(), "ledger": ledger.state_dict(), "losses": loss_check.state_dict()}
         resume.save(extra_state, earlier=last_weights.files(state.tokens_seen))
-        release_free_memory()
 
     prepare, last_save = _batch_preparer(state, stream, context.inputs, site), monotonic()
     slices = micro_batch_slices(stream.row_shape.batch_size, site.rows_at_once)
     first_step = int(state.tokens_seen) // step_tokens
-    with closing(prefetch_batches(stream, first_step, num_workers=site.readers, replicas=slices)) as batches:
+    signals, batches = list[int](), prefetch_batches(stream, first_step, num_workers=site.readers, replicas=slices)
+    with stop_signals(signals.append), closing(batches), closing(resume):
         try:
             prepared = (tuple(map(prepare, batch)) for batch in meter.wait_for(batches))
             for info in train(state, prepared, spec.lr, until, loss_check=loss_check):
@@ -133,13 +134,19 @@ def _run_training(
                 if record or progress.is_due or info.tokens_seen >= until:
                     metrics = {"loss": info.loss, "lr": info.lr, "tokens/s": progress.rate(info.tokens_seen)}
                     progress.report(info.tokens_seen, record=record, **metrics)
-                is_due = parallel.any_rank(monotonic() - last_save > site.save_every)
+                resume.check()
+                is_due = parallel.any_rank(bool(signals) or monotonic() - last_save > site.save_every)
                 if last_weights.write_due(state) or is_due:
                     save()
                     last_save = monotonic()
+                    if parallel.any_rank(bool(signals)):
+                        resume.wait()
+                        raise Stopped(f"saved at step {info.step:,} of {stream.steps:,}; the same command continues")
         except Diverged as error:
             save()
+            resume.wait()
             raise explain_divergence(error, state, stream, out=out, prepare=prepare) from error
+        resume.wait()
     encoders = _tower_folders(state.model.spec, context.inputs, "external")
     write_checkpoint(out, state, tokenizer=context.inputs["tokenizer"], encoders=encoders)
     if not parallel.rank():

@@ -103,19 +103,24 @@ def any_rank(flag: bool) -> bool:
     return flag if _mesh is None else bool(total(torch.tensor(int(flag), device=_mesh.device_type)))
 
 
-def from_main(value: Any) -> Any:
-    """The value that rank 0 passed, on all ranks; it is pickled."""
+def background_group() -> Any:
+    """A group of all ranks for a thread beside the one that trains; None without one. All ranks make it together."""
+    return None if _mesh is None else torch.distributed.new_group(backend="gloo")
+
+
+def from_main(value: Any, group: Any = None) -> Any:
+    """The value that rank 0 passed, on all ranks; it is pickled. In a thread with its `background_group`."""
     values = [value]
     if _mesh is not None:
-        torch.distributed.broadcast_object_list(values, src=0)
+        torch.distributed.broadcast_object_list(values, src=0, group=group)
     return values[0]
 
 
-def from_all(value: Any) -> list[Any]:
-    """The values of all ranks, in their order; they are pickled."""
+def from_all(value: Any, group: Any = None) -> list[Any]:
+    """The values of all ranks, in their order; they are pickled. In a thread with its `background_group`."""
     values = [value] * world_size()
     if _mesh is not None:
-        torch.distributed.all_gather_object(values, value)
+        torch.distributed.all_gather_object(values, value, group=group)
     return values
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from firstsight.model.tensors import (
 )
 from firstsight.resume_folder import AppendedFile, ResumeFolder, remove_path
 from firstsight.train import parallel
+from firstsight.train.compilation import release_free_memory
 from firstsight.train.parallel import WholeTensors
 from firstsight.train.state import MOMENT_KEYS, TrainState, collect_moments
 from firstsight.units import Tokens
@@ -39,12 +42,15 @@ from firstsight.units import Tokens
 class TrainingResume:
     """The resume folder of a training step. `load` comes first, then `open_appended`, then any number of `save`.
 
-    All ranks call the same methods in the same order; only rank 0 has the log, the ledger and the point.
+    All ranks call the same methods in the same order; only rank 0 has the log, the ledger and the point. Points are
+    written by a thread from a copy of the state.
     """
 
     def __init__(self, out: Path, state: TrainState, *, on_damage: Callable[[str], None]) -> None:
         self._folder, self._state = ResumeFolder(out, on_damage=on_damage), state
         self._saved_tokens: int | None = None
+        self._group, self._thread = parallel.background_group(), ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
         self.path = self._folder.path
 
     def load(self) -> dict[str, Any] | None:
@@ -70,24 +76,56 @@ class TrainingResume:
         return None if parallel.rank() else self._folder.open_appended(name)
 
     def save(self, extra_state: Mapping[str, Any], *, earlier: Sequence[Path] = ()) -> None:
-        """Make the state and `extra_state` (plain JSON) of rank 0 the resume point; older ones are deleted.
+        """Begin to make the state and `extra_state` (plain JSON) of rank 0 the resume point; older ones are deleted.
 
-        `earlier`: files of earlier weights in the folder that are kept (`LastWeights.files`). No point is written over
-        itself. OSError if the disk is full: the point before stays.
+        Returns once the state is copied, and the point before is written: the copy takes as much memory of the machine
+        as weights and moments. `earlier`: files of earlier weights in the folder that are kept (`LastWeights.files`).
+        No point is written over itself.
         """
         tokens_seen = int(self._state.tokens_seen)
         if self._saved_tokens == tokens_seen:
             return
-        folder = self.path / _folder_name(tokens_seen)
+        self.wait()
+        tensors = self._state.model.state_dict() | collect_moments(self._state)
+        copy = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+        point = {"seen": tokens_seen, "extra": deepcopy(dict(extra_state))}
+        appended = self._folder.record_appended()
+        self._pending = self._thread.submit(self._write, copy, point, appended, list(earlier))
+        self._saved_tokens = tokens_seen
+
+    def _write(
+        self, tensors: dict[str, Tensor], point: Mapping[str, Any], records: dict[str, Any], earlier: Sequence[Path]
+    ) -> None:
+        """Write a point; all ranks end after it is written."""
+        folder, group = self.path / _folder_name(point["seen"]), self._group
         if not parallel.rank():
             remove_path(folder)  # of an attempt that was killed, perhaps with more ranks
-        parallel.from_main(None)  # the others begin after that
-        files = _save_tensors(folder, self._state)
-        records = self._folder.record_files([*files, *(() if parallel.rank() else earlier)])
-        all_records = {name: record for records in parallel.from_all(records) for name, record in records.items()}
+        parallel.from_main(None, group)  # the others begin after that
+        files = [*_save_tensors(folder, tensors, group), *(() if parallel.rank() else earlier)]
+        for rank_records in parallel.from_all(self._folder.record_files(files), group):
+            records |= rank_records
         if not parallel.rank():
-            self._folder.save({"seen": tokens_seen, "extra": dict(extra_state)}, all_records)
-        self._saved_tokens = tokens_seen
+            self._folder.save(point, records)
+        parallel.from_main(None, group)
+        tensors.clear()
+        release_free_memory()
+
+    def check(self) -> None:
+        """Raise what the last `save` raised meanwhile. OSError if the disk was full: the point before stays."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the last point is written; raises as `check`."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Wait until the last point is written, whether that fails or not: its step has failed already."""
+        with suppress(Exception):
+            self.wait()
+        self._thread.shutdown()
 
     def finish(self) -> None:
         """Put log and ledger into the work folder. The resume folder stays until the step is published."""
@@ -97,14 +135,16 @@ class TrainingResume:
 class LastWeights:
     """The weights that a step publishes besides those at its end; until then they are in its resume folder."""
 
-    def __init__(self, path: Path, checkpoint_tokens: Sequence[int]) -> None:
+    def __init__(self, resume: TrainingResume, checkpoint_tokens: Sequence[int]) -> None:
         """`checkpoint_tokens`: tokens seen at each published checkpoint, the one at the end first."""
-        self._path = path
+        self._resume, self._path = resume, resume.path
         self._tokens = {number: tokens for number, tokens in enumerate(checkpoint_tokens) if number}
 
     def write_due(self, state: TrainState) -> bool:
         """Write the weights if they are to be published; whether they are. A resume point must follow."""
         due = [number for number, tokens in self._tokens.items() if tokens == state.tokens_seen]
+        if due:
+            self._resume.wait()  # a point removes files that it does not name
         for number in due:
             weights = WholeTensors(state.model.state_dict())
             if parallel.rank():
@@ -126,12 +166,11 @@ class LastWeights:
             checkpoint_io.save_with_weights(target, weights, checkpoint=folder, tokens_seen=tokens)
 
 
-def _save_tensors(folder: Path, state: TrainState) -> list[Path]:
+def _save_tensors(folder: Path, tensors: dict[str, Tensor], group: Any) -> list[Path]:
     """Write this rank's rows of all tensors, in files of at most MAX_SHARD_BYTES of whole tensors; returns them."""
     import torch.distributed.checkpoint as dcp  # takes half a second, which steps without a resume point save
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
-    tensors = state.model.state_dict() | collect_moments(state)
     for name, tensor in tensors.items():
         check_finite(name, parallel.local_tensor(tensor), location=folder)
     numbers, file_bytes = dict[str, int](), 0
@@ -142,7 +181,7 @@ def _save_tensors(folder: Path, state: TrainState) -> list[Path]:
         file_bytes += tensor.nbytes
     writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=numbers, save_distributed=True)
     with _plain_errors():
-        dcp.save(tensors, storage_writer=writer)  # pyright: ignore[reportPrivateImportUsage]
+        dcp.save(tensors, storage_writer=writer, process_group=group)  # pyright: ignore[reportPrivateImportUsage]
     return sorted(folder.glob(f"shard-{parallel.rank() + 1:05d}-*"))
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from firstsight.errors import QuantityError
+from firstsight.launch import launched
 from firstsight.plan.graph import Graph
 from firstsight.plan.scheduler import RunSummary, missing_steps, run
 from firstsight.plan.step import Step
@@ -86,9 +87,11 @@ def run_graph(
     """Run the steps of a graph that are not stored, `jobs` at once (default: one a core, or one on a GPU).
 
     On a cluster (`executor`: slurm or ray) all that are ready, by default. KeyboardInterrupt ends the worker processes;
-    the next run resumes their steps.
+    the next run resumes their steps. Under torchrun all processes train one step after the other.
     """
     site = download_models(external_sources(graph), site)
+    if (launch := launched()) is not None:
+        site, jobs = replace(site, processes=launch.world_size, gpus=0), 1
     if executor == "local":
         jobs = worker_count(site, jobs)
         if missing_steps(graph, store):

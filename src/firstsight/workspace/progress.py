@@ -119,7 +119,7 @@ class _StepEvents:
             self._show_running(event)
         else:
             self._running.pop(event.step, None)
-            self._finished += event.kind != "failed"
+            self._finished += event.kind not in ("saved", "failed")
             self._show_finished(event)
         passed, left = self._view.elapsed_seconds(), event.seconds_left
         text = f"{self._finished} of {self._count} steps, {format_clock(passed)}, {_format_left(left)}"
@@ -141,6 +141,8 @@ class _StepEvents:
         self._view.remove_bar(name)
         if event.kind == "published":
             self._view.print(f"{self._line_prefix()} {name} done in {seconds} ({event.step.address})")
+        elif event.kind == "saved":
+            self._view.print(f"{self._line_prefix()} {name}: {event.reason}", beside_bars=True)
         elif event.kind == "failed":
             line = f"{self._line_prefix()} {name} FAILED after {seconds}: {last_line(event.reason)}"
             self._view.print(line, beside_bars=True)
