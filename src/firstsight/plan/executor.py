@@ -248,8 +248,8 @@ class _ErrorCapture:
 
     def __exit__(self, error_type: object, error: BaseException | None, trace: object) -> bool:
         if error is not None:
-            states = ((LeaseLost, "busy"), (Stopped, "saved"))
-            self.state = next((state for kind, state in states if isinstance(error, kind)), "failed")
+            if isinstance(error, LeaseLost | Stopped):
+                self.state = "busy" if isinstance(error, LeaseLost) else "saved"
             self.reason = describe_error(error, place=self._place)
             with suppress(OSError):  # of a full disk
                 traceback.print_exception(error)
