@@ -75,7 +75,7 @@ def test_missing_keys_keep_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[machin]\ndevice = 'cpu'", ("machin", "machine, limits, sources", "Nearest: machine")),
+        ("[machin]\ndevice = 'cpu'", ("machin", "machine, slurm, limits, sources", "Nearest: machine")),
         ("[machine]\nthread = 1", ("[machine] thread", "Nearest: threads")),
         ("[machine]\nthreads = '1'", ("[machine] threads", "a whole number", "'1'")),
         ("[machine]\nthreads = true", ("[machine] threads", "a whole number", "True")),

@@ -1,7 +1,7 @@
 """Locks of a folder that several machines share: leases that owners renew, without fcntl and without a common clock.
 
-A lock is a folder with one file, and the name of that file is its owner. Whoever finds the folder empty or absent
-places a folder of its own there by a rename, which fails where there is an owner; whoever takes over renames the
+A lock is a folder with one file, and the name of that file is its owner. A process that finds the folder empty or
+absent places a folder of its own there by a rename, which fails where there is an owner; one that takes over renames the
 owner's file, which succeeds for one process only. The owner sets the modification time of its file to a count that it
 increases. It is taken over once that count has stayed the same for LEASE_SECONDS of another process's own monotonic
 clock, or at once where the owner was a process of the same machine that has ended.
@@ -235,7 +235,7 @@ def owned_name(path: Path) -> str:
 
 
 def owned_folders(folder: Path) -> list[Path]:
-    """The working folders of the name `folder`, whoever owns them; those that are already copied come last."""
+    """The working folders of the name `folder`, of any owner; those that are already copied come last."""
     paths = [path for path in folder.parent.iterdir() if owned_name(path) == folder.name]
     return sorted(paths, key=lambda path: (path.name.endswith("+"), path.name))
 

@@ -72,7 +72,7 @@ class Store:
         return self.root / "logs" / f"{address}.log"
 
     def work_path(self, address: str) -> Path:
-        """Where the working folder of `address` is, whoever owns it."""
+        """Where the working folder of `address` is, of any owner."""
         folder = self.root / "work" / address
         return next(iter(owned_folders(folder)), folder)
 
