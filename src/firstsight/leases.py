@@ -2,8 +2,8 @@
 
 A lock is a folder with one file, and the name of that file is its owner. A process that finds the folder empty or
 absent places a folder of its own there by a rename, which fails where there is an owner; one that takes over renames
-the owner's file, which succeeds for one process only. The owner sets the modification time of its file to a count that it
-increases. It is taken over once that count has stayed the same for LEASE_SECONDS of another process's own monotonic
+the owner's file, which succeeds for one process only. The owner sets the modification time of its file to a count that
+it increases. It is taken over once that count has stayed the same for LEASE_SECONDS of another process's own monotonic
 clock, or at once where the owner was a process of the same machine that has ended.
 
 A process that sleeps for longer than its lease has lost it without knowing. So it works in a folder whose name has its
