@@ -12,7 +12,7 @@ from firstsight.cli import terminal
 from firstsight.cli.study_options import RUNS, StoreOption
 from firstsight.cli.terminal import TerminalProgress
 from firstsight.errors import RequestError, UnknownName
-from firstsight.hub.public_data import data_table, public_data
+from firstsight.hub.public_data import overview, public_data
 from firstsight.plan.verification import check_stored_folder
 from firstsight.recipe.scales.donors import public_run, run_lines, run_table
 from firstsight.recipe.study import Study
@@ -60,7 +60,7 @@ def sources(
     code or the publisher, [2] second-hand.
     Example: firstsight sources cc12m
     """
-    terminal.print_lines(public_data(name).lines() if name else align_table(data_table()))
+    terminal.print_lines(public_data(name).lines() if name else overview())
 
 
 def fetch(

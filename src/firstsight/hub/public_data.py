@@ -213,9 +213,11 @@ def public_data(name: str) -> PublicData:
     return PUBLIC_DATA[name]
 
 
-def data_table() -> list[tuple[str, ...]]:
-    """All data sets as rows of text, titles first."""
-    rows: list[tuple[str, ...]] = [("name", "form", "size", "licence", "fetch", "role")]
+def overview() -> Iterator[str]:
+    """Two lines for each data set, and what the marks after facts mean."""
     for data in PUBLIC_DATA.values():
-        rows.append((data.name, data.form, data.size, data.licence, "yes" if data.url else "by hand", data.role))
-    return rows
+        yield f"{data.name}: {data.form}; {data.size}"
+        how = f"firstsight fetch {data.name}" if data.url else "by hand"
+        yield f"    {data.role}; licence: {data.licence}; get it: {how}"
+    yield from ("", "[S] is stated by the paper, [C] by its authors' code or the publisher, [2] second-hand.")
+    yield "How to get one, and its lines of the site file: firstsight sources NAME"
