@@ -163,6 +163,7 @@ DIRECT_WRITES = {
     "evaluate/answer_cache.py": "appended, line by line",
     "evaluate/lm_eval/task_definitions.py": "in a temporary folder",
     "hub/export.py": "in a staged folder",
+    "hub/fetch.py": "a part under another name, then renamed",
     "hub/import_.py": "in a staged folder",
     "hub/sidecars.py": "in a staged folder",
     "model/tensors.py": "in a hidden folder, then renamed",

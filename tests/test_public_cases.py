@@ -138,7 +138,7 @@ def test_a_benchmark_of_a_case_is_evaluated(case: str, tmp_path: Path, capsys: p
     assert code == 0, output.err
     hidden = len(list((bench / "images").glob("._*")))
     assert hidden == 6 * (case == "evaluate-appledouble")
-    assert (f"{hidden} x macOS file (._COCO" in output.err) == bool(hidden), output.err
+    assert (f"{hidden} x macOS file (._COCO" in output.out) == bool(hidden), output.out
     folder = evaluation_folder(tmp_path / "runs", model)
     assert json.loads((folder / "scores.json").read_text())["tasks"]["vqav2"]["n"] == 6
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]

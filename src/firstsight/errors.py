@@ -16,6 +16,7 @@
     ├── ModelError            weights, shapes or specs that contradict each other
     └── StepFailed            a step of a run failed (exit code 1)
         ├── Diverged          training met a loss or a gradient that is not finite
+        │   └── LossSpike     training met a loss above the limit of the site file
         ├── LeaseLost         another process has taken a step over
         └── Stopped           training got a signal and saved its state (exit code 130)
 """

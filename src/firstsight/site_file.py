@@ -146,7 +146,7 @@ def _read_trackers(names: list[Any], location: str) -> tuple[str, ...]:
     for name in names:
         if name not in TRACKERS:
             raise RequestError(f"{location}: wanted any of {', '.join(TRACKERS)}. Got {name!r}. Correct that line.")
-    return tuple(names)
+    return tuple(dict.fromkeys(names))
 
 
 def _check_keys(table: Mapping[str, Any], known: Collection[str], location: str) -> None:

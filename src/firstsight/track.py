@@ -83,15 +83,20 @@ _OPEN: dict[str, Callable[[Path, str, int], Tracker]] = {
 }
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """RequestError for a tracker that is not installed."""
+    if missing := [name for name in dict.fromkeys(names) if find_spec(name) is None]:
+        raise RequestError(
+            f"track in [machine] of the site file: wanted installed packages. Got {', '.join(missing)}, which is "
+            "not installed. Install firstsight[track], or remove it."
+        )
+
+
 class MetricsWriter:
     """Writes the records of one step, in a `with` statement. RequestError for a tracker that is not installed."""
 
     def __init__(self, root: Path, address: str, names: Sequence[str]) -> None:
-        if missing := [name for name in names if find_spec(name) is None]:
-            raise RequestError(
-                f"track in [machine] of the site file: wanted installed packages. Got {', '.join(missing)}, which is "
-                "not installed. Install firstsight[track], or remove it."
-            )
+        check_trackers(names)
         self._root, self._address, self._names = root, address, names
         self._path = root / "logs" / f"{address}.metrics.jsonl"
         self._trackers: dict[str, Tracker] | None = None

@@ -258,7 +258,6 @@ LLAMA_CONFIG: dict[str, Any] = llama.llama_config(LLAMA)
         ("olmo", "no weights"),
         ("olmoe", "mixture of experts"),
         ("gpt2", "learned position embeddings"),
-        ("clip_vision_model", "it is an encoder"),
         ("siglip2", "images have any aspect ratio"),
     ],
 )
@@ -270,6 +269,13 @@ def test_a_known_family_is_refused_with_its_reason(
     message = " ".join(capsys.readouterr().err.split())
     assert f"{tmp_path}: model_type: wanted llama, mistral, olmo2, olmo3, qwen3, smollm3, gpt_neox or openlm" in message
     assert reason in message and "Use a run of one of these as the donor" in message
+
+
+def test_an_encoder_needs_no_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA_CONFIG, "model_type": "clip_vision_model"}))
+    assert command(["import", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "wanted a language model. Got clip_vision_model" in message and "need no import" in message
 
 
 def test_an_unknown_family_is_refused_without_a_reason() -> None:

@@ -21,7 +21,7 @@ from firstsight.recipe.analysis import Bars, DecisionAccuracy, Grid
 from firstsight.recipe.mixture import External, Mixture, ShareSpan, SyntheticInterleaved, SyntheticMultitask
 from firstsight.recipe.model import LinearRope
 from firstsight.recipe.scales import SCALES, get_scale
-from firstsight.recipe.scales.models import llama32_1b
+from firstsight.recipe.scales.models import clip_large_336, dinov3_large_384, llama32_1b
 from firstsight.recipe.schedule import Matched, Rewarm, SameCurve
 from firstsight.recipe.serialize import SPEC_CLASSES, canonical_json, from_json, to_json
 from firstsight.recipe.stages import Donor, PublicModel, RowShape
@@ -47,6 +47,8 @@ EXAMPLES = (
     SyntheticMultitask(
         world=WORLD, images=9, turns=2, captions=Share(1, 2), words=Share(1, 6), boxes=Share(1, 3), dialogues=Share(0)
     ),
+    clip_large_336(External(name="clip", form="encoder", tokens=Tokens(0))),
+    dinov3_large_384(External(name="dinov3", form="encoder", tokens=Tokens(0))),
     PublicModel(weights=External(name="whole", form="model", tokens=Tokens(0))),
     Donor(
         model=llama32_1b(),

@@ -40,7 +40,10 @@ def test_all_recipes_have_the_same_budget_and_models(name: str) -> None:
         assert sum(stage.tokens for stage in parts) == midtrain.tokens
         for stage in parts:
             assert stage.tokens > 0
-            model = replace(stage.model, encoder=midtrain.model.encoder, attention="causal")
+            shared = midtrain.model
+            model = replace(
+                stage.model, encoder=shared.encoder, attention="causal", stores_features=shared.stores_features
+            )
             assert replace(
                 stage, model=model, tokens=midtrain.tokens, mix=midtrain.mix, schedule=midtrain.schedule,
                 trains=midtrain.trains, seed=0,

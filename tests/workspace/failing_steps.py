@@ -16,6 +16,7 @@ from unittest.mock import patch
 import torch
 
 from firstsight.errors import DataError
+from firstsight.leases import owned_name
 from firstsight.site import ProgressCallback, Site
 
 FAILURE_FILE = "failure.json"
@@ -26,9 +27,9 @@ FAILURES = ("exception", "wrong data", "kill", "full disk", "unwritable log", *T
 
 def run_or_fail(spec: Any, *, inputs: Mapping[str, Path], out: Path, site: Site, on_progress: ProgressCallback) -> None:
     """The handler of every kind of step."""
-    plan = json.loads((site.cache / FAILURE_FILE).read_text())
-    failure = plan["failure"] if out.name == plan["address"] else ""
-    handler = pkgutil.resolve_name(plan["handlers"][out.name])
+    plan, address = json.loads((site.cache / FAILURE_FILE).read_text()), owned_name(out)
+    failure = plan["failure"] if address == plan["address"] else ""
+    handler = pkgutil.resolve_name(plan["handlers"][address])
     with _failing(failure):
         handler(spec, inputs=inputs, out=out, site=site, on_progress=on_progress)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from firstsight.errors import QuantityError
+from firstsight import track
+from firstsight.errors import QuantityError, RequestError
 from firstsight.plan.graph import build_graph
 from firstsight.plan.scheduler import EventCallback, StepEvent
 from firstsight.plan.store import Store
@@ -76,6 +78,19 @@ def test_zero_processes_are_refused() -> None:
 def test_zero_jobs_are_refused_before_a_worker_starts(tmp_path: Path) -> None:
     with pytest.raises(QuantityError, match=r"--jobs: wanted at least 1\. Got 0"):
         run_graph(GRAPH, Store(tmp_path), site=current_site(), jobs=0)
+    assert Store(tmp_path).addresses() == ()
+
+
+def test_what_no_step_could_do_is_refused_before_a_worker_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = current_site()
+    message = r"--processes: wanted a number that divides the 16 rows of an update of .*: 1, 2, 4, 8, 16\. Got 7"
+    with pytest.raises(QuantityError, match=message):
+        run_graph(GRAPH, Store(tmp_path), site=replace(site, processes=7))
+    monkeypatch.setattr(track, "find_spec", lambda _: None)
+    with pytest.raises(RequestError, match="Got wandb, which is not installed"):
+        run_graph(GRAPH, Store(tmp_path), site=replace(site, track=("wandb",)))
     assert Store(tmp_path).addresses() == ()
 
 

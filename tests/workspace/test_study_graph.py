@@ -59,7 +59,9 @@ def test_a_study_of_own_data_runs_once_and_changed_data_is_refused(
     _check_shares(own)
 
     addresses = {folder.name for folder in own.steps("")}
-    assert len(addresses) == 5 + 12  # five sources prepared; five segments and 40 to 50 %, and two of each later stage
+    assert (
+        len(addresses) == 5 + 15
+    )  # five sources prepared, three with features; five segments and 40 to 50 %, and two of each later stage
     assert not any("my-" in address for address in addresses)
     planned = own.run(capsys, "plan")[1]
     assert "provisional" not in planned and "(my-datacomp)" in planned and planned.count("[stored]") == 17

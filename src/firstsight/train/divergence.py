@@ -8,6 +8,7 @@ from pathlib import Path
 
 from firstsight.data.loader import Batch, BatchStream
 from firstsight.errors import FEW, Diverged, LossSpike
+from firstsight.leases import owned_name
 from firstsight.train.loop import measure_gradients
 from firstsight.train.state import TrainState
 
@@ -39,9 +40,11 @@ def explain_divergence(
         rows = [row for row in range(size) if not math.isfinite(losses[row] + norms[row])]
         cause = {0: "in no row alone, only in their sum:", size: f"in each of the {size} rows:"}.get(len(rows), "in")
         cause, advice = f"{cause} {shorten([described[row] for row in rows or range(size)])}", ADVICE
+    folder = out.with_name(owned_name(out))  # its name once this process has ended
     return type(error)(
-        f"{out.name}: wanted {error}, {cause}. The update was not made; the weights after {state.tokens_seen:,} tokens "
-        f"are kept in {out / 'resume'}. {advice}. The same command stops here again; other arms are not affected."
+        f"{folder.name}: wanted {error}, {cause}. The update was not made; the weights after "
+        f"{state.tokens_seen:,} tokens are kept in {folder / 'resume'}. {advice}. The same command stops here again; "
+        "other arms are not affected."
     )
 
 

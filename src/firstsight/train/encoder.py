@@ -29,6 +29,7 @@ from firstsight.data.readers.source_reader import check_source_unchanged
 from firstsight.data.sampling import epoch_permutation
 from firstsight.errors import DataError, Diverged, ModelError
 from firstsight.files import write_atomic, write_json
+from firstsight.leases import owned_name
 from firstsight.limits import check_limit, parse_json
 from firstsight.model.tensors import check_finite
 from firstsight.model.vision import (
@@ -112,9 +113,9 @@ def train_contrastive(
 def _explain_divergence(numbers: str, images: Iterable[CaptionedImage], *, lr: float, out: Path) -> Diverged:
     names = dict.fromkeys(f"{image.file.name} at byte {image.offset:,}" for image in images)
     return Diverged(
-        f"{out.name}: wanted a finite loss and gradient norm. Got {numbers}, at learning rate {lr:.6g}, in the images "
-        f"{shorten(list(names))}. The update was not made, and nothing of this short step is kept: it starts over. "
-        f"{ADVICE}."
+        f"{owned_name(out)}: wanted a finite loss and gradient norm. Got {numbers}, at learning rate {lr:.6g}, in the "
+        f"images {shorten(list(names))}. The update was not made, and nothing of this short step is kept: it starts "
+        f"over. {ADVICE}."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from firstsight.plan.step_handler import StepHandler
 from firstsight.plan.store import Store
 from firstsight.resume_folder import UNFINISHED_FILES
 from firstsight.site import Site
+from firstsight.track import check_trackers
 from firstsight.workspace.executors import start_executor
 from firstsight.workspace.progress import NO_DISPLAY, ProgressDisplay
 from firstsight.workspace.sources import check_machine, download_models, external_sources
@@ -92,14 +94,29 @@ def run_graph(
     site = download_models(external_sources(graph), site)
     if (launch := launched()) is not None:
         site, jobs = replace(site, processes=launch.world_size, gpus=0), 1
+    missing = missing_steps(graph, store)
+    check_processes(sorted(missing, key=lambda step: step.address), site.processes)
     if executor == "local":
         jobs = worker_count(site, jobs)
-        if missing_steps(graph, store):
+        check_trackers(site.track)
+        if missing:
             check_machine(site)
     workers = jobs or max(1, len(graph.steps))
     steps = start_executor(executor, workers=workers, site=site, store=store)
     with steps as running, display.steps(len(graph.steps)) as on_event:
         return run(graph, store, site=site, executor=running, handlers=HANDLERS, on_event=on_event)
+
+
+def check_processes(steps: Iterable[Step], processes: int) -> None:
+    """QuantityError where the rows of a training step cannot be divided among its processes."""
+    for step in steps:
+        shape = getattr(step.spec, "row_shape", None) or getattr(
+            getattr(step.spec, "pretrain", None), "row_shape", None
+        )
+        if shape is not None and shape.batch_size % processes:
+            counts = ", ".join(str(n) for n in range(1, shape.batch_size + 1) if shape.batch_size % n == 0)
+            rows = f"the {shape.batch_size} rows of an update of {step.address}"
+            raise QuantityError(f"--processes: wanted a number that divides {rows}: {counts}. Got {processes}.")
 
 
 def worker_count(site: Site, jobs: int | None) -> int:

@@ -124,6 +124,8 @@ def test_a_note_says_that_annotations_of_another_origin_are_normalised(
     notes = list(task.reading_notes(benchmark_files(tmp_path)))
     assert len(notes) == bool(share)
     assert all(f"val.json: {share} annotations are not in VizWiz's normal form" in note for note in notes)
+    write(tmp_path, "question_blind.json", {"V.jpg": "dog"})  # as the built-in world writes
+    assert not list(task.reading_notes([tmp_path / "val.json"]))
 
 
 TEXTVQA_ROW = {"question_id": 5, "image_id": "ab", "question": "q", "answers": ["x", "y"] * 5}

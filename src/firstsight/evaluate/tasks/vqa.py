@@ -19,7 +19,7 @@ from firstsight.evaluate.metrics.vqa import (
     foreign_vizwiz_note,
     normalise_vizwiz_annotations,
 )
-from firstsight.evaluate.task import Question, load_json, record_tags, require_key, single_file
+from firstsight.evaluate.task import QUESTION_BLIND, Question, load_json, record_tags, require_key, single_file
 from firstsight.evaluate.tasks import records
 from firstsight.evaluate.tasks.records import BenchmarkRecord, list_records, read_records, text_field, vision_task
 
@@ -70,6 +70,8 @@ def _read_vizwiz_files(paths: Sequence[Path]) -> tuple[Question, ...]:
 
 
 def _vizwiz_notes(paths: Sequence[Path]) -> list[str]:
+    if (paths[0].parent / QUESTION_BLIND).is_file():  # made together with its guesser's answers, not VizWiz's
+        return []
     note = foreign_vizwiz_note([question.truth for question in _read_vizwiz_files(paths)])
     return [f"{records.join_paths(paths)}: {note}"] if note else []
 
