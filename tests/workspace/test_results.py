@@ -73,6 +73,9 @@ def test_arms_without_results_say_why(tmp_path: Path) -> None:
     assert arms["start-080.s1"].missing_reason == f"{failed.address} failed: OSError: no disk"
     assert arms["start-000.s1"].missing_reason == "not run yet"
     assert all(arm.scores is None and arm.answers is None for arm in arms.values())
+    saved = replace(failure, reason="saved at step 3 of 8", is_saved=True)
+    arms = {arm.label: arm for arm in collect_results(STUDY, store, GRAPH, summary=replace(summary, failed=(saved,)))}
+    assert arms["start-080.s1"].missing_reason == f"{failed.address} stopped: saved at step 3 of 8"
 
 
 def test_a_failure_is_remembered_until_the_step_succeeds(tmp_path: Path) -> None:

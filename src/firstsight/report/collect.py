@@ -32,16 +32,19 @@ READ_FILES: Mapping[str, Sequence[str] | None] = {
 
 def collect_results(study: Study, store: Store, graph: Graph, *, summary: RunSummary | None = None) -> list[ArmResult]:
     """What is stored of each arm, and why the rest is missing: `summary` lists what failed in the last run."""
-    failures = {failure.step.address: failure.reason for failure in summary.failed} if summary else {}
-    reader = _ResultReader(store, graph, failures)
+    ends = {
+        failure.step.address: f"{'stopped' if failure.is_saved else 'failed'}: {last_line(failure.reason)}"
+        for failure in (summary.failed if summary else ())
+    }
+    reader = _ResultReader(store, graph, ends)
     return [reader.arm_result(arm) for arm in study.arms]
 
 
 class _ResultReader:
     """Reads what arms have stored, as long as it is what was published; what several arms share is read once."""
 
-    def __init__(self, store: Store, graph: Graph, failures: Mapping[str, str]) -> None:
-        self._store, self._graph, self._failures = store, graph, failures
+    def __init__(self, store: Store, graph: Graph, ends: Mapping[str, str]) -> None:
+        self._store, self._graph, self._ends = store, graph, ends
         self._damage: dict[Step, str] = {}
         """What is wrong with a stored step, as a sentence; empty where nothing is."""
         self._stages: dict[Step, StageLog] = {}
@@ -108,9 +111,11 @@ class _ResultReader:
         return {"scores": scores, "last_scores": last, "answers": answers, "heldout_questions": heldout}
 
     def _missing_reason(self, steps: Sequence[Step]) -> str:
-        """The failure of the first step that is not stored and has failed, if any."""
+        """How the first step that is not stored and was begun has ended, if any."""
         for address in (step.address for step in steps if not self._store.has(step.address)):
-            if reason := self._failures.get(address) or self._store.last_failure(address):
+            if address in self._ends:
+                return f"{address} {self._ends[address]}"
+            if reason := self._store.last_failure(address):
                 return f"{address} failed: {last_line(reason)}"
         return "not run yet"
 
