@@ -102,9 +102,9 @@ def test_a_study_of_data_without_a_path_is_refused(capsys: pytest.CaptureFixture
     [
         (["run", "when", "--until-decided"], "--until-decided --budget 8h"),
         (["run", "when", "--budget", "8h"], "--until-decided --budget 8h"),
-        (["run", "when", "--until-decided", "--budget", "soon"], "wanted a time above 0 such as 2h"),
+        (["run", "when", "--until-decided", "--budget", "soon"], "--budget: wanted a time above 0 such as 2h"),
         (["run", "when", "--until-decided", "--budget", "8h"], "nothing is stored"),
-        (["next", "when", "--budget", "0h"], "wanted a time above 0 such as 2h"),
+        (["next", "when", "--budget", "0h"], "--budget: wanted a time above 0 such as 2h"),
         (["next", "when"], "nothing is stored"),
         (["next", "when", "--run"], "nothing is stored"),
     ],

@@ -15,6 +15,7 @@ from firstsight.errors import RequestError
 from firstsight.hub import fetch
 from firstsight.hub.fetch import Fetched, RemoteFile, fetch_files
 from firstsight.site import Progress
+from tests.cli.command_line import refused
 
 CONTENT = {
     "a.tar": b"a" * 300,
@@ -129,3 +130,8 @@ def test_refusals_name_what_to_do(source: Path, tmp_path: Path) -> None:
     copy(source, out)
     with pytest.raises(RequestError, match="Name a new folder"):
         fetch_files(f"file://{source / 'c'}", out, limit=900, pattern="*", on_progress=lambda _: None)
+
+
+def test_a_wrong_limit_names_its_option(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    message = refused(capsys, "fetch", "cc12m", "--limit", "foo", "--out", tmp_path / "new")
+    assert message.startswith("error: --limit: wanted a size such as 64 MB") and not (tmp_path / "new").exists()

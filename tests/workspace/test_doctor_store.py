@@ -243,7 +243,7 @@ def test_leftovers_of_dead_processes_are_removed_and_unfinished_work_stays(root:
     assert check.ok and not any(path.exists() for path in dead)
     assert (work / "half").read_text() == "half" and not list(work.glob(".*")) and (root / "logs" / ".keep").exists()
     assert "removed: 2 temporary files" in check.notes[0]
-    assert check.notes[-1] == "unfinished, which a run of their study continues: unfinished-0123456789ab"
+    assert check.notes[-1] == "unfinished, which a run of their study continues or starts over: unfinished-0123456789ab"
 
 
 def test_a_step_that_another_process_runs_is_not_repaired(root: Path, tmp_path: Path) -> None:

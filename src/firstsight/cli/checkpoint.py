@@ -11,7 +11,7 @@ import typer
 from firstsight.cli import terminal
 from firstsight.cli.study_options import RUNS, StoreOption
 from firstsight.cli.terminal import TerminalProgress
-from firstsight.errors import RequestError, UnknownName
+from firstsight.errors import QuantityError, RequestError, UnknownName
 from firstsight.hub.public_data import overview, public_data
 from firstsight.plan.verification import check_stored_folder
 from firstsight.recipe.scales.donors import public_run, run_lines, run_table
@@ -79,8 +79,12 @@ def fetch(
         raise RequestError(f"{name}: wanted a data set whose files can be copied. Got one to get by hand: {data.get}.")
     from firstsight.hub.fetch import fetch_files
 
+    try:
+        size = parse_bytes(limit)
+    except QuantityError as error:
+        raise QuantityError(f"--limit: {error}") from error
     with TerminalProgress().task(name) as on_progress:
-        copy = fetch_files(data.url, out, limit=parse_bytes(limit), pattern=data.pattern, on_progress=on_progress)
+        copy = fetch_files(data.url, out, limit=size, pattern=data.pattern, on_progress=on_progress)
     terminal.print_lines([*copy.lines(out), "", "Paste into the site file:", "", *data.site_lines(str(out.absolute()))])
 
 

@@ -204,7 +204,7 @@ def _notes(store: Store, records: Collection[str]) -> Iterator[str]:
     if running:
         yield f"running: {', '.join(running)}"
     if unfinished := [name for name in work if name not in running]:
-        yield f"unfinished, which a run of their study continues: {', '.join(unfinished)}"
+        yield f"unfinished, which a run of their study continues or starts over: {', '.join(unfinished)}"
     for name in (name for name in store.addresses() if _is_stray(name, records)):
         yield f"no result: {store.path(name)}, which no run wrote. Move it elsewhere, or delete it."
     if deleted := sorted(name for name in records if not store.has(name) and name not in work):

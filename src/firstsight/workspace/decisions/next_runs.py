@@ -17,7 +17,7 @@ from functools import partial
 from itertools import accumulate
 from math import fsum
 
-from firstsight.errors import DamagedResult, DataError, RequestError
+from firstsight.errors import DamagedResult, DataError, QuantityError, RequestError
 from firstsight.plan.graph import select_arms
 from firstsight.plan.remaining_time import RemainingTime
 from firstsight.plan.scheduler import RunSummary, missing_steps
@@ -395,4 +395,7 @@ def check_budget(state: NextRuns, budget: float) -> None:
 
 def parse_budget(budget: str | float) -> float:
     """Seconds of a budget: a number of seconds above 0, or text such as 2h; QuantityError otherwise."""
-    return parse_duration(budget if isinstance(budget, str) else f"{budget:f}s")
+    try:
+        return parse_duration(budget if isinstance(budget, str) else f"{budget:f}s")
+    except QuantityError as error:
+        raise QuantityError(f"--budget: {error}") from error
